@@ -1,0 +1,5 @@
+"""`python -m lorac`."""
+
+from lorac.cli import main
+
+main()

@@ -1,0 +1,141 @@
+"""From the text file beside a picture to the tags that are trained: pure functions of text.
+
+A caption is a list of tags separated by commas, on the first line of its file, as kohya-ss/sd-scripts reads it.
+Tags have one normal form, so that `long_hair`, `long hair` and ` Long hair` are the same tag to every rule.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from lorac.rng import Stream
+
+# Tags whose underscore is part of a face; the list of the WD14 tagger extension.
+KAOMOJI = frozenset(
+    "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split()
+)
+
+
+@lru_cache(maxsize=1 << 16)
+def normal(tag: str) -> str:
+    """The tag as it is trained: no space around it, `_` as a space unless the tag is a face."""
+    tag = tag.strip()
+    return tag if tag in KAOMOJI else " ".join(tag.replace("_", " ").split())
+
+
+@lru_cache(maxsize=1 << 16)
+def same(tag: str) -> str:
+    """What two tags have in common when rules take them for the same."""
+    return normal(tag).casefold()
+
+
+def split_tags(text: str) -> list[str]:
+    """The tags of a text in normal form; empty ones are dropped."""
+    return [tag for part in text.split(",") if (tag := normal(part))]
+
+
+def decode_caption(data: bytes) -> str:
+    """The caption in a file's bytes: its first line, stripped.
+
+    Raises ValueError whose text is cause and remedy, for the caller to put the file's name before it.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("is UTF-16; save it as UTF-8")
+    if data.startswith(codecs.BOM_UTF8):
+        raise ValueError("begins with a byte order mark (BOM); save it as UTF-8 without BOM")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"is not UTF-8{_guess(data)}; save it as UTF-8") from None
+    line = text.lstrip("\n\r") and text.splitlines()[0].strip()
+    if not split_tags(line):
+        raise ValueError("has no tags on its first line; write some, or delete the file")
+    return line
+
+
+def _guess(data: bytes) -> str:
+    """The Japanese encoding that a file written by an older Windows program probably has."""
+    try:
+        data.decode("cp932")
+    except UnicodeDecodeError:
+        return ""
+    return " but probably Shift-JIS (cp932)"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What happens to every caption of a picture set. Without arguments: nothing but normal form and no tag twice."""
+
+    trigger: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    replace: tuple[tuple[str, str], ...] = ()
+    prefix: str = ""
+    suffix: str = ""
+
+    @cached_property
+    def head(self) -> tuple[str, ...]:
+        """The tags before the caption's own: triggers, then the prefix."""
+        return (*(tag for word in self.trigger for tag in split_tags(word)), *split_tags(self.prefix))
+
+    @cached_property
+    def renamed(self) -> dict[str, tuple[str, ...]]:
+        """What becomes of a tag that a rule names: nothing for an excluded one, which wins over `replace`."""
+        table = {same(old): tuple(split_tags(new)) for old, new in self.replace}
+        return table | {same(tag): () for tag in self.exclude}
+
+
+def apply(rules: Rules, raw: str) -> tuple[str, ...]:
+    """The final tags of a caption: triggers, prefix, the caption's tags excluded and replaced, suffix; no tag twice.
+
+    Triggers, prefix and suffix are what the recipe adds, so `exclude` and `replace` do not touch them.
+    """
+    tags = [*rules.head]
+    for tag in split_tags(raw):
+        tags += rules.renamed.get(same(tag), (tag,))
+    tags += split_tags(rules.suffix)
+    return tuple({same(tag): tag for tag in reversed(tags)}[key] for key in dict.fromkeys(map(same, tags)))
+
+
+def unmatched(rules: Rules, raw_captions: Iterable[str]) -> tuple[str, ...]:
+    """The `exclude` and `replace` rules that met no tag in any caption, as written; most are typing errors."""
+    met = {same(tag) for raw in raw_captions for tag in split_tags(raw)}
+    named = (*rules.exclude, *(old for old, _ in rules.replace))
+    return tuple(rule for rule in named if same(rule) not in met)
+
+
+def is_dropped(stream: Stream, epoch: int, rate: float, every_n_epochs: int) -> bool:
+    """Whether a picture is shown with an empty caption in `epoch` (from 1), as kohya decides it."""
+    return (rate > 0 and stream.uniform() < rate) or (every_n_epochs > 0 and epoch % every_n_epochs == 0)
+
+
+def variant(
+    tags: Sequence[str],
+    stream: Stream,
+    *,
+    shuffle: bool = False,
+    keep_tokens: int = 0,
+    tag_dropout: float = 0.0,
+    caption_dropped: bool = False,
+) -> list[int]:
+    """One showing of a caption: indices into `tags`, in the order in which they are joined.
+
+    kohya's order of operations: a dropped caption is empty; the first `keep_tokens` tags stay; the others are
+    shuffled, then each is left out with probability `tag_dropout`.
+    """
+    if caption_dropped:
+        return []
+    fixed = list(range(min(keep_tokens, len(tags))))
+    others = list(range(len(fixed), len(tags)))
+    if shuffle:
+        stream.shuffle(others)
+    if tag_dropout > 0:
+        others = [index for index in others if stream.uniform() >= tag_dropout]
+    return fixed + others
+
+
+def joined(tags: Iterable[str]) -> str:
+    """The text that is tokenised."""
+    return ", ".join(tags)

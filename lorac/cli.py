@@ -1,0 +1,249 @@
+"""The command line: parse, call, print. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lorac.errors import InputError, Interrupted, LoracError, Problem
+
+if TYPE_CHECKING:
+    from lorac.graph.nodes import Graph
+    from lorac.recipe.recipe import Recipe
+    from lorac.store.blobs import Store
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0    done
+  1    training diverged, or `lorac check` found something
+  2    bad input: recipe, picture, caption, base or disk; all problems are listed
+  130  interrupted; the next build goes on from there
+"""
+
+
+class Verbs(click.Group):
+    """Shows our errors as text; everything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LoracError as error:
+            for problem in error.problems if isinstance(error, InputError) else [error]:
+                click.echo(f"lorac: {problem}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(Interrupted.exit_code)
+
+
+@click.group(cls=Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lorac")
+def main() -> None:
+    """lorac compiles a TOML recipe into a Stable Diffusion 1.x LoRA, and makes again only what changed."""
+
+
+def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose recipes and where things lie."""
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--store", type=path, envvar="LORAC_STORE", default=".lorac", help="Where built things are kept.", show_default=True),
+        click.option("--base", help='Base checkpoint instead of the recipe\'s: a path, or "builtin:mini".'),
+        click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a recipe value, as in train.seed=7."),
+        click.argument("recipes", nargs=-1, required=True, type=path),
+    ):
+        verb = option(verb)
+    return verb
+
+
+@contextmanager
+def opened(
+    recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path
+) -> Iterator[tuple[list[Recipe], Graph, Store]]:
+    """The recipes, their graph, and the store."""
+    from lorac.graph.lower import lower
+    from lorac.recipe.load import load
+    from lorac.store.blobs import Store
+
+    loaded = load(recipes, sets, base)
+    graph = lower(loaded)
+    blobs = Store(store)
+    try:
+        yield loaded, graph, blobs
+    finally:
+        blobs.close()
+
+
+@main.command()
+@recipe_options
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would run; make nothing.")
+@click.option("-j", "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, help="CPU workers.", show_default="cores")
+@click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what does not depend on it.")
+@click.option("--out", type=click.Path(path_type=Path), default="build", help="Folder of the outputs.", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Write one event a line to standard output.")
+def build(
+    recipes: tuple[Path, ...],
+    sets: tuple[str, ...],
+    base: str | None,
+    store: Path,
+    dry_run: bool,
+    jobs: int,
+    keep_going: bool,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Build RECIPES: train what is not trained, write what is not written."""
+    from lorac.engine import events
+    from lorac.engine.build import build as run
+    from lorac.engine.console import console
+    from lorac.kinds.registry import KINDS, SCANNERS
+
+    with opened(recipes, sets, base, store) as (loaded, graph, blobs):
+        if dry_run:
+            _show_forecast(graph, blobs, as_json)
+            return
+        lines = console()
+
+        def listen(event: events.Event) -> None:
+            if as_json:
+                click.echo(events.as_json(event))
+            else:
+                lines(event)
+
+        try:
+            names = [recipe.name for recipe in loaded]
+            run(graph, names, KINDS, SCANNERS, blobs, out.absolute(), listen, jobs=jobs, keep_going=keep_going)
+        finally:
+            lines.close()
+
+
+def _show_forecast(graph: Graph, blobs: Store, as_json: bool) -> None:
+    from lorac.engine.forecast import forecast
+    from lorac.kinds.registry import KINDS, SCANNERS
+
+    for node, cast in forecast(graph, KINDS, SCANNERS, blobs).items():
+        if as_json:
+            facts = {"node": node.name, "outlook": cast.outlook.value, "todo": cast.todo, "total": cast.total}
+            click.echo(json.dumps(facts))
+        else:
+            amount = f"{cast.todo} of {cast.total}" if cast.total else ""
+            click.echo(f"{node.name:<44} {cast.outlook.value:<9} {amount}".rstrip())
+
+
+@main.command()
+@recipe_options
+def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
+    """Show the arithmetic of RECIPES: pictures, repeats, steps, epochs, and what would run."""
+    from lorac.plan import lines
+
+    with opened(recipes, sets, base, store) as (loaded, graph, blobs):
+        for recipe in loaded:
+            for line in lines(recipe):
+                click.echo(line)
+        _show_forecast(graph, blobs, as_json=False)
+
+
+@main.command()
+@click.argument("target", metavar="RECIPE[:NODE]")
+@click.option("--store", type=click.Path(path_type=Path), envvar="LORAC_STORE", default=".lorac", show_default=True)
+@click.option("--base", help="Base checkpoint instead of the recipe's.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a recipe value.")
+def why(target: str, store: Path, base: str | None, sets: tuple[str, ...]) -> None:
+    """Explain what the next build will make and why; if nothing, what the last one made.
+
+    NODE is a kind, such as `caption`, or a kind with its folder, such as `caption[riho_head]`.
+    """
+    from lorac.engine.forecast import forecast
+    from lorac.engine.why import why as explain
+    from lorac.kinds.registry import KINDS, SCANNERS
+
+    file, colon, kind = target.rpartition(":")
+    if not colon or Path(target).exists():  # a Windows drive has a colon too
+        file, kind = target, ""
+    with opened((Path(file),), sets, base, store) as (loaded, graph, blobs):
+        labels = {name.partition(":")[2] for names in graph.names.values() for name in names}
+        kinds = {node.kind for node in graph.nodes}
+        if kind and kind not in kinds | labels:
+            raise InputError([Problem(target, f'there is no node "{kind}"', f"choose one of {', '.join(sorted(kinds))}")])
+        forecasts = forecast(graph, KINDS, SCANNERS, blobs)
+        for recipe in loaded:
+            for line in explain(graph, recipe.name, kind or None, forecasts, blobs):
+                click.echo(line)
+
+
+@main.command()
+@recipe_options
+@click.option("--format", "style", type=click.Choice(["dot", "mermaid", "json"]), default="dot", show_default=True)
+def graph(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path, style: str) -> None:
+    """Print the build graph of RECIPES."""
+    from lorac.graph.draw import draw
+
+    with opened(recipes, sets, base, store) as (_, nodes, _):
+        click.echo(draw(nodes, style))
+
+
+@main.command()
+@recipe_options
+def captions(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
+    """Print the final captions of RECIPES with their token counts, and what is cut off."""
+    from lorac.show_captions import lines
+
+    with opened(recipes, sets, base, store) as (loaded, _, _):
+        for recipe in loaded:
+            for line in lines(recipe):
+                click.echo(line)
+
+
+@main.command()
+@recipe_options
+@click.pass_context
+def check(ctx: click.Context, recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
+    """Look for likely mistakes in RECIPES, their pictures and their captions; exit code 1 if there are any."""
+    from lorac.check import findings
+    from lorac.recipe.load import load
+
+    found = [finding for recipe in load(recipes, sets, base) for finding in findings(recipe)]
+    for finding in found:
+        click.echo(str(finding))
+    if found:
+        ctx.exit(1)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Print what a .safetensors FILE holds: metadata, modules, ranks, hashes."""
+    from lorac.inspect import facts, lines
+
+    found = facts(file)
+    click.echo(json.dumps(found, indent=2, sort_keys=True) if as_json else "\n".join(lines(found)))
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from lorac.recipe.jsonschema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for SHELL; put it where the shell reads it."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(main, {}, "lorac", "_LORAC_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

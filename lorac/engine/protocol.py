@@ -1,0 +1,104 @@
+"""What the engine knows of a kind, and what a kind sees of the engine.
+
+A kind is a module of `lorac.kinds` with these names. Its `run` gets the items that must be made and yields what it has
+made, in any order; each yield is stored and survives whatever happens next. It reads blobs by digest, never the user's
+folders, so the key says everything that can change the result.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from lorac.digest import Digest, Value
+from lorac.errors import Problem
+from lorac.graph.nodes import Shape
+
+Outputs: TypeAlias = Mapping[str, bytes | Path]
+"""Output name -> bytes, or a finished file under `work.scratch`, which the store takes over."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An item is finished. A LIST kind yields its items in order."""
+
+    index: int
+    outputs: Outputs
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An item cannot be made, and what the user can do about it."""
+
+    index: int
+    problems: Sequence[Problem]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to make. `inputs` are the digests of the EACH ports, and of the previous item (`previous.OUTPUT`)."""
+
+    index: int
+    name: str
+    params: Mapping[str, Value]
+    inputs: Mapping[str, Digest]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything a kind's `run` gets."""
+
+    params: Mapping[str, Any]
+    hints: Mapping[str, Any]
+    items: Sequence[Item]
+    total: int
+    shared: Mapping[str, Digest]
+    columns: Mapping[str, Sequence[Digest]]
+    read: Callable[[Digest], bytes]
+    read_many: Callable[[Sequence[Digest]], Mapping[Digest, bytes]]
+    open: Callable[[Digest], Path | bytes]
+    scratch: Path
+    cancelled: threading.Event
+    progress: Callable[[float, float, str], None]
+    measure: Callable[[Mapping[str, float]], None]
+    warn: Callable[[str], None]
+    session: dict[str, Any] = field(default_factory=dict)
+
+
+class Kind(Protocol):
+    """A module in `lorac/kinds/`."""
+
+    NAME: str
+    VERSION: int
+    """Bumped whenever the same inputs may give other bytes."""
+    SHAPE: Shape
+    POOL: str
+    """"cpu" (many at once) or "gpu" (one at a time: whatever uses torch)."""
+    OUTPUTS: tuple[str, ...]
+
+    def run(self, work: Work) -> Iterable[Made | Failed]: ...
+
+
+class FileReader(Protocol):
+    """How a scanning kind learns what files hold."""
+
+    def __call__(self, paths: Sequence[tuple[Path, Any]], *, ingest: bool = True) -> list[Digest]: ...
+
+
+class Scanner(Protocol):
+    """A kind that looks at the user's files. It runs in every build, so it must be quick, and has no key of its own."""
+
+    NAME: str
+    VERSION: int
+    SHAPE: Shape
+    OUTPUTS: tuple[str, ...]
+
+    def scan(
+        self, params: Mapping[str, Any], hints: Mapping[str, Any], read: FileReader
+    ) -> tuple[list[str], dict[str, list[Digest]], dict[Digest, bytes]]: ...
+
+
+__all__ = ["FileReader", "Failed", "Item", "Iterator", "Kind", "Made", "Outputs", "Scanner", "Work"]

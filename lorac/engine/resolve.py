@@ -1,0 +1,168 @@
+"""From the results of a node's inputs to its key, and from the key to what is already built.
+
+Two levels of traces make a null build cheap and a small edit small. The node's own key covers all its items at once:
+10,000 unchanged pictures are one look-up per kind. Only when that misses are the items' keys computed and looked up.
+
+Keys are made of the digests of the inputs' *outputs*, so a change that does not change an output stops there (early
+cut-off), and a reverted edit is found again at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lorac.digest import Digest, Manifest
+from lorac.engine.protocol import Item, Kind
+from lorac.graph.nodes import Node, Shape, Take
+from lorac.store.blobs import BlobMissing, Store
+
+
+def split(column: bytes) -> list[Digest]:
+    """The digests of a column blob, which is nothing but these, joined."""
+    return [column[i : i + 32] for i in range(0, len(column), 32)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a node gave: one digest per output; for columns it is the digest of the joined item digests.
+
+    names: of the items, for people; empty for a node of shape ONE.
+    """
+
+    outputs: Mapping[str, Digest]
+    names: Sequence[str] = ()
+
+    def column(self, output: str, store: Store) -> list[Digest]:
+        return split(store.read(self.outputs[output]))
+
+
+@dataclass
+class Lookup:
+    """A node with all its inputs known.
+
+    `result` is set when everything was found. Otherwise `found[i]` holds the output digests of item i, or None.
+    """
+
+    node: Node
+    manifest: Manifest
+    key: Digest
+    prefix: Digest
+    items: list[Item]
+    shared: dict[str, Digest]
+    whole: dict[str, Digest]
+    item_keys: list[Digest] = field(default_factory=list)
+    found: list[bytes | None] = field(default_factory=list)
+    result: Result | None = None
+
+    @property
+    def total(self) -> int:
+        return len(self.items)
+
+    def missing(self) -> list[int]:
+        return [index for index, outputs in enumerate(self.found) if outputs is None]
+
+
+def look_up(node: Node, kind: Kind, results: Mapping[Node, Result], store: Store) -> Lookup:
+    """Compute the node's key and find what is built. Raises BlobMissing when an input's column is gone."""
+    manifest = Manifest()
+    manifest.field("kind", kind.NAME)
+    manifest.field("version", kind.VERSION)
+    manifest.field("params", node.params)
+    shared: dict[str, Digest] = {}
+    whole: dict[str, Digest] = {}
+    for port, source in node.inputs.items():
+        result = results[source.node]
+        if source.take is Take.LAST:
+            shared[port] = result.column(source.output, store)[-1]
+            manifest.field(f"input {port}", shared[port])
+        elif source.take is Take.WHOLE:
+            value = result.outputs[source.output]
+            (whole if result.names else shared)[port] = value
+            manifest.field(f"{'column' if result.names else 'input'} {port}", value)
+    prefix = manifest.key()
+    each = {port: source for port, source in node.inputs.items() if source.take is Take.EACH}
+    for port, source in each.items():
+        manifest.field(f"each {port}", results[source.node].outputs[source.output])
+    for index, params in enumerate(node.items):
+        manifest.field(f"item {index}", params)
+    look = Lookup(node, manifest, manifest.key(), prefix, [], shared, whole)
+
+    names = _names(node, kind, results)
+    action = store.ledger.action(look.key)
+    if action is not None:
+        if kind.SHAPE is Shape.LIST:
+            names = [str(i + 1) for i in range(len(store.read(action.digests()[0])) // 32)]
+        look.items = [Item(i, name, {}, {}) for i, name in enumerate(names or [""])]
+        look.result = Result(dict(zip(kind.OUTPUTS, action.digests(), strict=True)), names)
+        return look
+
+    columns = {port: results[source.node].column(source.output, store) for port, source in each.items()}
+    look.items = [
+        Item(i, name, node.items[i] if node.items else {}, {port: column[i] for port, column in columns.items()})
+        for i, name in enumerate(names or [""])
+    ]
+    if kind.SHAPE is Shape.EACH:
+        look.item_keys = [item_key(prefix, item) for item in look.items]
+        known = store.ledger.outputs(look.item_keys)
+        look.found = [known.get(key) for key in look.item_keys]
+    elif kind.SHAPE is Shape.CHAIN:
+        _follow_chain(look, kind, store)
+    else:
+        look.item_keys, look.found = [look.key], [None]
+    return look
+
+
+def item_key(prefix: Digest, item: Item) -> Digest:
+    """The key of one item: what the items share, then its own inputs in the order of their ports."""
+    hasher = hashlib.sha256(prefix)
+    for port in sorted(item.inputs):
+        hasher.update(f"{len(port)}:{port}".encode() + item.inputs[port])
+    if item.params:
+        manifest = Manifest()
+        manifest.field("params", item.params)
+        hasher.update(manifest.key())
+    return hasher.digest()
+
+
+def link(item: Item, kind: Kind, previous: bytes) -> Item:
+    """The item of a chain, given the output digests of the item before it."""
+    before = {f"previous.{output}": value for output, value in zip(kind.OUTPUTS, split(previous), strict=True)}
+    return Item(item.index, item.name, item.params, {**item.inputs, **before})
+
+
+def _follow_chain(look: Lookup, kind: Kind, store: Store) -> None:
+    """Find the finished head of a chain; where it ends, the rest is unknown."""
+    look.found = [None] * len(look.items)
+    for index, item in enumerate(look.items):
+        if index:
+            previous = look.found[index - 1]
+            if previous is None:
+                return
+            item = look.items[index] = link(item, kind, previous)
+        look.item_keys.append(item_key(look.prefix, item))
+        look.found[index] = store.ledger.outputs([look.item_keys[index]]).get(look.item_keys[index])
+
+
+def _names(node: Node, kind: Kind, results: Mapping[Node, Result]) -> list[str]:
+    """The items' names for people: those of the first EACH input, or the numbers of the recipe's own items."""
+    if kind.SHAPE in (Shape.ONE, Shape.LIST):
+        return []
+    if node.items:
+        return [str(index + 1) for index in range(len(node.items))]
+    source = next(source for source in node.inputs.values() if source.take is Take.EACH)
+    return list(results[source.node].names)
+
+
+def needed(look: Lookup, indices: Sequence[int], store: Store) -> set[Digest]:
+    """Every blob that running these items may read."""
+    digests = set(look.shared.values())
+    for column in look.whole.values():
+        digests.update(split(store.read(column)))
+    for index in indices:
+        digests.update(look.items[index].inputs.values())
+    return digests
+
+
+__all__ = ["BlobMissing", "Lookup", "Result", "item_key", "link", "look_up", "needed", "split"]

@@ -1,0 +1,290 @@
+"""From checked recipes to the build graph.
+
+    source ─▶ image ─┬─────────────▶ bucket ─┐
+       │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ report
+       └────▶ caption ─▶ tokens ─────────────┘                 │        ▲
+    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample
+
+A pure function of the recipe and the base's header. What enters a node's `params` is what its key contains: a setting
+belongs there exactly if it can change the node's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import msgspec
+
+from lorac.digest import Value
+from lorac.graph.nodes import Graph, Input, Node, Output, Take
+from lorac.recipe.base import BaseFacts, base_facts
+from lorac.recipe.buckets import side_limits
+from lorac.recipe.recipe import PictureSet, Recipe
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The per-picture nodes of one source or regularisation folder."""
+
+    label: str
+    folder: PictureSet
+    regularisation: bool
+    source: Node
+    image: Node
+    caption: Node
+    tokens: Node
+    latent: Node
+
+
+def lower(recipes: Sequence[Recipe]) -> Graph:
+    """One graph for all recipes; what they have in common is in it once. Raises InputError for an unusable base."""
+    graph = Graph()
+    for recipe in recipes:
+        _Lowering(graph, recipe, base_facts(recipe.train.base, recipe.where("train.base"))).lower()
+    return graph
+
+
+def training_resolution(recipe: Recipe, facts: BaseFacts) -> int:
+    """Pixels: the recipe's, or else the base's own."""
+    return recipe.train.resolution or facts.resolution
+
+
+def bucketing(recipe: Recipe, facts: BaseFacts) -> dict[str, Value]:
+    """The settings of the image kind's `Bucketing`; what the recipe leaves open follows from the base."""
+    train, resolution = recipe.train, training_resolution(recipe, facts)
+    step = train.bucket_reso_steps or facts.bucket_step
+    smallest, largest = side_limits(resolution, step)
+    return {
+        "resolution": resolution,
+        "enabled": train.enable_bucket,
+        "smallest": train.min_bucket_reso or smallest,
+        "largest": train.max_bucket_reso or largest,
+        "step": step,
+        "no_upscale": train.bucket_no_upscale,
+    }
+
+
+class _Lowering:
+    """The nodes of one recipe."""
+
+    def __init__(self, graph: Graph, recipe: Recipe, facts: BaseFacts) -> None:
+        self.graph, self.recipe, self.facts = graph, recipe, facts
+
+    def lower(self) -> None:
+        base = self._add("base", {}, hints={"path": str(self.facts.path)})
+        weights = self._add("weights", {}, {"file": Input(base, "file")}, hints={"path": str(self.facts.path)})
+        sets = self._pictures(Input(weights, "vae"))
+        schedule = self._schedule(sets)
+        train = self._train(sets, schedule, weights)
+        export = self._export(sets, schedule, train)
+        sample = self._sample(train, weights) if self.recipe.sample.prompts else None
+        report = self._report(sets, schedule, train, export, sample)
+        name = self.recipe.name
+        for file, value in [
+            (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
+            (f"{name.replace('{', '{{').replace('}', '}}')}-{{n:06d}}.safetensors", Input(export, "lora")),
+            (f"{name}.json", Input(export, "sidecar", Take.LAST)),
+            *([(f"{name}.png", Input(sample, "preview", Take.LAST))] if sample else []),
+            ("report.html", Input(report, "html")),
+        ]:
+            self.graph.outputs.append(Output(name, file, value))
+
+    def _add(
+        self,
+        kind: str,
+        params: Mapping[str, Value],
+        inputs: Mapping[str, Input] | None = None,
+        *,
+        label: str = "",
+        items: tuple[Mapping[str, Value], ...] = (),
+        hints: Mapping[str, Value] | None = None,
+    ) -> Node:
+        name = f"{self.recipe.name}:{kind}" + (f"[{label}]" if label else "")
+        return self.graph.add(Node(name, kind, params, inputs or {}, items, hints or {}))
+
+    def _pictures(self, vae: Input) -> list[Pictures]:
+        folders = [(folder, False) for folder in self.recipe.sources] + [(f, True) for f in self.recipe.regularisation]
+        sets: list[Pictures] = []
+        for folder, regularisation in folders:
+            label = PurePath(folder.path).name
+            if any(other.label == label for other in sets):
+                label = f"{label}-{len(sets) + 1}"
+            sets.append(self._picture_set(label, folder, regularisation, vae))
+        return sets
+
+    def _picture_set(self, label: str, folder: PictureSet, regularisation: bool, vae: Input) -> Pictures:
+        extension, found = self.recipe.caption.extension, self.recipe.rules(folder)
+        source = self._add("source", {"extension": extension}, label=label, hints={"path": folder.path})
+        image = self._add(
+            "image",
+            {"alpha": folder.alpha, "bucketing": bucketing(self.recipe, self.facts)},
+            {"picture": Input(source, "picture", Take.EACH)},
+            label=label,
+        )
+        caption = self._add(
+            "caption",
+            {
+                "trigger": found.trigger,
+                "exclude": found.exclude,
+                "replace": found.replace,
+                "prefix": found.prefix,
+                "suffix": found.suffix,
+                "fallback": folder.caption or "",
+            },
+            {"caption": Input(source, "caption", Take.EACH)},
+            label=label,
+            hints={"extension": extension},
+        )
+        tokens = self._add("tokens", {}, {"caption": Input(caption, "caption", Take.EACH)}, label=label)
+        pixels = Input(image, "pixels", Take.EACH)
+        latent = self._add("latent", {}, {"pixels": pixels, "vae": vae}, label=label)
+        return Pictures(label, folder, regularisation, source, image, caption, tokens, latent)
+
+    def _schedule(self, sets: Sequence[Pictures]) -> Node:
+        train, rules = self.recipe.train, self.recipe.caption
+        params: dict[str, Value] = {
+            "subsets": [{"repeats": s.folder.repeats, "regularisation": s.regularisation} for s in sets],
+            "shuffle_caption": rules.shuffle_caption,
+            "keep_tokens": rules.keep_tokens,
+            "caption_dropout_rate": rules.caption_dropout_rate,
+            "caption_dropout_every_n_epochs": rules.caption_dropout_every_n_epochs,
+            "caption_tag_dropout_rate": rules.caption_tag_dropout_rate,
+            "batch_size": train.batch_size,
+            "epochs": train.epochs,
+            "steps": train.steps,
+            "unet_lr": train.unet_lr,
+            "text_encoder_lr": train.text_encoder_lr,
+            "lr_scheduler": train.lr_scheduler,
+            "lr_scheduler_num_cycles": train.lr_scheduler_num_cycles,
+            "lr_scheduler_power": train.lr_scheduler_power,
+            "lr_warmup_steps": train.lr_warmup_steps,
+            "max_token_length": train.max_token_length,
+            "save_every_n_epochs": train.save_every_n_epochs,
+            "prior_loss_weight": train.prior_loss_weight,
+            "seed": train.seed,
+        }
+        inputs: dict[str, Input] = {}
+        for number, pictures in enumerate(sets):
+            inputs[f"tokens.{number}"] = Input(pictures.tokens, "tokens")
+            inputs[f"bucket.{number}"] = Input(pictures.image, "bucket")
+        return self._add("schedule", params, inputs)
+
+    def _train(self, sets: Sequence[Pictures], schedule: Node, weights: Node) -> Node:
+        train, network = self.recipe.train, self.recipe.network
+        params: dict[str, Value] = {
+            "dim": network.dim,
+            "alpha": network.alpha,
+            "targets": sorted(network.targets),
+            "clip_skip": self._clip_skip(),
+            "optimizer": train.optimizer,
+            "betas": train.betas,
+            "eps": train.eps,
+            "weight_decay": train.weight_decay,
+            "max_grad_norm": train.max_grad_norm,
+            "seed": train.seed,
+        }
+        inputs = {
+            "slice": Input(schedule, "slice", Take.EACH),
+            "unet": Input(weights, "unet"),
+            "text": Input(weights, "text"),
+            **{f"latent.{number}": Input(pictures.latent, "latent") for number, pictures in enumerate(sets)},
+        }
+        return self._add("train", params, inputs)
+
+    def _export(self, sets: Sequence[Pictures], schedule: Node, train: Node) -> Node:
+        output, settings, network = self.recipe.output, self.recipe.train, self.recipe.network
+        params: dict[str, Value] = {
+            "name": self.recipe.name,
+            "comment": output.comment,
+            "metadata": output.metadata,
+            "precision": output.precision,
+            "preferred_weight": output.preferred_weight,
+            "negative": output.negative,
+            "notes": output.notes,
+            "dim": network.dim,
+            "alpha": network.alpha,
+            "targets": sorted(network.targets),
+            "base": PurePath(self.recipe.train.base).name,
+            "resolution": training_resolution(self.recipe, self.facts),
+            "clip_skip": self._clip_skip(),
+            "trigger": sorted({word for s in sets if not s.regularisation for word in s.folder.trigger}),
+            "folders": [
+                {"name": s.label, "repeats": s.folder.repeats, "regularisation": s.regularisation} for s in sets
+            ],
+            "train": _key_settings(msgspec.to_builtins(settings)),
+            "caption": msgspec.to_builtins(self.recipe.caption),
+        }
+        inputs = {
+            "lora": Input(train, "lora", Take.EACH),
+            "slice": Input(schedule, "slice", Take.EACH),
+            **{f"caption.{number}": Input(s.caption, "caption") for number, s in enumerate(sets)},
+            **{f"bucket.{number}": Input(s.image, "bucket") for number, s in enumerate(sets)},
+        }
+        return self._add("export", params, inputs)
+
+    def _sample(self, train: Node, weights: Node) -> Node:
+        sample = self.recipe.sample
+        resolution = training_resolution(self.recipe, self.facts)
+        params: dict[str, Value] = {
+            "strengths": [0.0, *(strength for strength in sample.strengths if strength != 0.0)],
+            "steps": sample.steps,
+            "cfg_scale": sample.cfg_scale,
+            "seed": sample.seed,
+            "sampler": sample.sampler,
+            "width": sample.width or resolution,
+            "height": sample.height or resolution,
+            "clip_skip": self._clip_skip(),
+            "dim": self.recipe.network.dim,
+            "alpha": self.recipe.network.alpha,
+            "targets": sorted(self.recipe.network.targets),
+        }
+        inputs = {
+            "lora": Input(train, "lora", Take.LAST),
+            **{part: Input(weights, part) for part in ("unet", "vae", "text")},
+        }
+        return self._add("sample", params, inputs, items=tuple(self._prompts()))
+
+    def _prompts(self) -> list[dict[str, Value]]:
+        """Prompt and negative of every row of the sample grid."""
+        return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in self.recipe.sample.prompts]
+
+    def _report(
+        self, sets: Sequence[Pictures], schedule: Node, train: Node, export: Node, sample: Node | None
+    ) -> Node:
+        params: dict[str, Value] = {
+            "recipe": self.recipe.file.name,
+            "name": self.recipe.name,
+            "comment": self.recipe.output.comment,
+            "folders": [
+                {"name": s.label, "repeats": s.folder.repeats, "regularisation": s.regularisation} for s in sets
+            ],
+            "settings": {
+                "network": msgspec.to_builtins(self.recipe.network),
+                "train": _key_settings(msgspec.to_builtins(self.recipe.train)),
+                "caption": msgspec.to_builtins(self.recipe.caption),
+                "sample": msgspec.to_builtins(self.recipe.sample),
+            },
+            "prompts": self._prompts(),
+            "strengths": [0.0, *(strength for strength in self.recipe.sample.strengths if strength != 0.0)],
+        }
+        inputs = {
+            "losses": Input(train, "losses"),
+            "slice": Input(schedule, "slice"),
+            "lora": Input(export, "lora"),
+            **({"row": Input(sample, "row")} if sample else {}),
+        }
+        for number, pictures in enumerate(sets):
+            inputs[f"name.{number}"] = Input(pictures.source, "name")
+            inputs[f"caption.{number}"] = Input(pictures.caption, "caption")
+            inputs[f"pixels.{number}"] = Input(pictures.image, "pixels")
+        return self._add("report", params, inputs)
+
+    def _clip_skip(self) -> int:
+        return self.recipe.train.clip_skip or self.facts.clip_skip
+
+
+def _key_settings(train: Mapping[str, Value]) -> dict[str, Value]:
+    """Training settings without the base's path: a LoRA must not depend on where a file lies."""
+    return {**train, "base": PurePath(str(train["base"])).name}

@@ -1,0 +1,108 @@
+"""The build graph: nodes hold kinds and settings; the pictures they work on live in columns, not in objects.
+
+A node's `shape` says how often its kind runs:
+
+    ONE     once, giving one digest per output                                      weights, report
+    LIST    once, giving a column (a list of digests) per output                    source, schedule
+    EACH    once per item of its EACH inputs, giving a column per output            image, caption, latent
+    CHAIN   the same, but item k also gets the outputs of item k-1                  train
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from lorac.digest import Manifest, Value
+
+
+class Shape(Enum):
+    ONE = "one"
+    LIST = "list"
+    EACH = "each"
+    CHAIN = "chain"
+
+
+class Take(Enum):
+    """What a node takes of an output of another node."""
+
+    WHOLE = "whole"
+    """The one digest, or every digest of the column."""
+    EACH = "each"
+    """Item by item: this node's item i gets item i."""
+    LAST = "last"
+    """The last item of the column."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One port of a node: where its value comes from."""
+
+    node: Node
+    output: str
+    take: Take = Take.WHOLE
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One node. Two nodes with equal `identity` are one node: see `Graph.add`.
+
+    name: for people, `recipe:kind` or `recipe:kind[3]`. params: the settings that its key contains. hints: settings that
+    must not change the result (where to look for a file, a device). items: settings per item, for an EACH node
+    that is fed by the recipe and not by another node (one per sample prompt).
+    """
+
+    name: str
+    kind: str
+    params: Mapping[str, Value]
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    items: tuple[Mapping[str, Value], ...] = ()
+    hints: Mapping[str, Value] = field(default_factory=dict)
+
+    def identity(self, number: Mapping[Node, int]) -> bytes:
+        """What makes it this node and no other, given the numbers of the nodes before it."""
+        manifest = Manifest()
+        manifest.field("kind", self.kind)
+        manifest.field("params", self.params)
+        manifest.field("hints", self.hints)
+        manifest.field("items", self.items)
+        for port, source in self.inputs.items():
+            manifest.field(f"input.{port}", (number[source.node], source.output, source.take.value))
+        return manifest.key()
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file the user gets: `file` is its name under `folder`; `{n}` in it becomes the item's number, from 1."""
+
+    recipe: str
+    file: str
+    value: Input
+
+
+class Graph:
+    """Nodes in dependency order, and the outputs asked for."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.outputs: list[Output] = []
+        self.names: dict[Node, list[str]] = {}
+        """Every name of a node: recipes that share it each have one."""
+        self._numbers: dict[Node, int] = {}
+        self._known: dict[bytes, Node] = {}
+
+    def add(self, node: Node) -> Node:
+        """Add a node, or return the equal one that is there already: equal work is one node across all recipes."""
+        known = self._known.setdefault(node.identity(self._numbers), node)
+        if known is node:
+            self._numbers[node] = len(self.nodes)
+            self.nodes.append(node)
+        names = self.names.setdefault(known, [])
+        if node.name not in names:
+            names.append(node.name)
+        return known
+
+    def of_recipe(self, recipe: str) -> Iterator[Node]:
+        """The nodes that a recipe uses, in dependency order."""
+        return (node for node in self.nodes if any(name.startswith(f"{recipe}:") for name in self.names[node]))

@@ -1,0 +1,20 @@
+"""All kinds by name. Importing this imports no torch, numpy or Pillow: kinds do that when they run."""
+
+from __future__ import annotations
+
+from lorac.engine.protocol import Kind, Scanner
+from lorac.kinds import base, caption, export, image, latent, report, sample, schedule, source, tokens, train, weights
+
+SCANNERS: dict[str, Scanner] = {source.NAME: source, base.NAME: base}
+KINDS: dict[str, Kind] = {
+    weights.NAME: weights,
+    image.NAME: image,
+    caption.NAME: caption,
+    tokens.NAME: tokens,
+    latent.NAME: latent,
+    schedule.NAME: schedule,
+    train.NAME: train,
+    export.NAME: export,
+    sample.NAME: sample,
+    report.NAME: report,
+}

@@ -1,0 +1,200 @@
+"""Which pictures a path means: folders, globs and kohya training folders, in an order that no system changes.
+
+A folder is read once with `os.scandir`; the stat results come along, so that a later look into the stat cache costs
+nothing. 10,000 pictures with captions list in about 50 ms, which is why paths are strings here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from fnmatch import translate
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
+
+import msgspec
+
+from lorac.errors import InputError, Problem
+
+EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+_NUMBERED = re.compile(r"[+-]?\d+")
+
+
+class Picture(msgspec.Struct, frozen=True, gc=False):
+    """A picture and the text file of the same stem beside it. `name` is relative, with `/`, in Unicode's NFC form."""
+
+    name: str
+    path: str
+    stat: os.stat_result
+    caption_path: str | None = None
+    caption_stat: os.stat_result | None = None
+
+
+class KohyaFolder(NamedTuple):
+    """`36_izumi_riho`: 36 repeats, class tokens `izumi_riho`."""
+
+    folder: Path
+    repeats: int
+    class_tokens: str
+
+
+def pictures(path: Path | str, extension: str = ".txt", where: str = "") -> list[Picture]:
+    """The pictures that `path` (absolute: a folder, a file or a glob) means, sorted by name; folders are not recursed.
+
+    `where` is named in problems instead of the path. Raises InputError with everything that is wrong: nothing there,
+    no pictures, broken links, two pictures whose names differ only in extension, case or Unicode form.
+    """
+    root, pattern = split_glob(Path(path))
+    place = where or Path(path).as_posix()
+    if not pattern and root.is_file():
+        root, pattern = root.parent, (re.escape(root.name),)
+    else:
+        pattern = tuple(translate(part) for part in pattern)
+    if not root.is_dir():
+        raise InputError([Problem(place, f'the folder "{root.as_posix()}" does not exist')])
+    found: list[Picture] = []
+    seen: Counter[str] = Counter()
+    problems: list[Problem] = []
+    for folder, prefix in _folders(str(root), "", pattern[:-1]):
+        match = re.compile(pattern[-1], re.IGNORECASE) if pattern else None
+        _scan(folder, prefix, match, extension.lower(), found, seen, problems)
+    if not found and not problems:
+        what = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.items())) or "nothing"
+        remedy = f"lorac reads {' '.join(sorted(EXTENSIONS))}"
+        problems.append(Problem(place, f'no pictures in "{Path(path).as_posix()}", only {what}', remedy))
+    found.sort(key=lambda picture: picture.name)
+    problems += _duplicates(found)
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def split_glob(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder that surely is one, and the parts of the glob below it; a name that exists is never a glob."""
+    parts = path.parts
+    for i, part in enumerate(parts):
+        if any(sign in part for sign in "*?[") and not Path(*parts[: i + 1]).exists():
+            rest = parts[i:]
+            return Path(*parts[:i]), (*rest, "*") if rest[-1] == "**" else rest
+    return path, ()
+
+
+def expand(path: Path, where: str = "") -> list[KohyaFolder]:
+    """The sub-folders of a kohya training folder, sorted by name; empty when `path` is an ordinary folder.
+
+    kohya ignores sub-folders without a number in silence; here one that holds pictures is a problem, as are pictures
+    beside the numbered sub-folders. Raises InputError.
+    """
+    with os.scandir(path) as entries:
+        names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    folders = [name for name, is_folder in names if is_folder]
+    numbered = [name for name in folders if "_" in name and _NUMBERED.fullmatch(name.split("_")[0])]
+    if not numbered:
+        return []
+    place = where or path.as_posix()
+    problems = []
+    loose = [name for name, is_folder in names if not is_folder and _extension(name) in EXTENSIONS]
+    if loose:
+        cause = f'"{path.name}" holds pictures ({loose[0]}) beside kohya sub-folders ({numbered[0]})'
+        problems.append(Problem(place, cause, "move the pictures, or name a sub-folder in path"))
+    for name in folders:
+        if name not in numbered and _holds_pictures(path / name):
+            remedy = "name it like 10_word, or move it away"
+            problems.append(Problem(place, f'the sub-folder "{name}" of "{path.name}" has no number of repeats', remedy))
+    parts = [KohyaFolder(path / name, int(name.split("_")[0]), name.partition("_")[2]) for name in numbered]
+    for part in parts:
+        if part.repeats < 1:
+            problems.append(Problem(place, f'"{part.folder.name}" means {part.repeats} repeats', "give at least 1"))
+    if problems:
+        raise InputError(problems)
+    return parts
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _holds_pictures(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(_extension(entry.name) in EXTENSIONS for entry in entries)
+
+
+def _folders(folder: str, prefix: str, pattern: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The folders below `folder` that a glob's leading parts mean, with their names relative to the first."""
+    if not pattern:
+        yield folder, prefix
+        return
+    anywhere = pattern[0] == translate("**")
+    match = re.compile(pattern[0], re.IGNORECASE)
+    if anywhere:
+        yield from _folders(folder, prefix, pattern[1:])
+    with os.scandir(folder) as entries:
+        below = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=not anywhere)]
+    for entry in below:
+        if match.match(entry.name):
+            yield from _folders(entry.path, f"{prefix}{entry.name}/", pattern if anywhere else pattern[1:])
+
+
+def _scan(
+    folder: str,
+    prefix: str,
+    match: re.Pattern[str] | None,
+    extension: str,
+    found: list[Picture],
+    seen: Counter[str],
+    problems: list[Problem],
+) -> None:
+    """Add the pictures of one folder to `found` and the kinds of everything else to `seen`."""
+    candidates: list[tuple[str, os.DirEntry[str]]] = []
+    captions: dict[str, os.DirEntry[str]] = {}
+    others: Counter[str] = Counter()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            dot = name.rfind(".")
+            if dot == 0:
+                continue
+            kind = name[dot:].lower() if dot > 0 else ""
+            if kind in EXTENSIONS and (match is None or match.match(name)):
+                candidates.append((name[:dot], entry))
+            elif kind == extension:
+                captions[name[:dot]] = entry
+            else:
+                others["folders" if entry.is_dir() else kind or "without extension"] += 1
+    seen.update(others)
+    seen[extension] += len(captions)
+    seen += Counter()
+    for stem, entry in candidates:
+        caption = captions.get(stem)
+        try:
+            info = entry.stat()
+            caption_info = caption.stat() if caption is not None else None
+            name = prefix + entry.name
+            if not name.isascii():
+                name.encode()
+                name = normalize("NFC", name)
+        except OSError as error:
+            problems.append(Problem(entry.path, f"cannot be read: {error.strerror}", "is it a broken link?"))
+            continue
+        except UnicodeEncodeError:
+            problems.append(Problem(repr(entry.path), "the file name is not Unicode", "rename it"))
+            continue
+        if stat.S_ISREG(info.st_mode):
+            found.append(Picture(name, entry.path, info, caption.path if caption is not None else None, caption_info))
+
+
+def _duplicates(found: list[Picture]) -> list[Problem]:
+    """Pictures that would share one caption file, here or on a file system that ignores case."""
+    first: dict[str, Picture] = {}
+    problems = []
+    for picture in found:
+        stem = picture.name[: picture.name.rindex(".")]
+        other = first.setdefault(stem if stem.isascii() and stem.islower() else normalize("NFC", stem.casefold()), picture)
+        if other is not picture:
+            cause = f"has the same name as {other.name.rpartition('/')[2]}, so both would share one caption"
+            problems.append(Problem(Path(picture.path).as_posix(), cause, "rename one of them"))
+    return problems

@@ -1,0 +1,131 @@
+"""The training loop of the embedded base: AdamW, warm-up and cosine, averaged weights, resume from safetensors."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lorac.errors import TrainingDiverged
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to learn. `every` values are in steps."""
+
+    steps: int
+    lr: float
+    warmup: int
+    betas: tuple[float, float] = (0.9, 0.99)
+    decay: float = 0.01
+    clip: float = 1.0
+    averaging: float = 0.998
+    average_every: int = 4
+    save_every: int = 250
+    log_every: int = 25
+    show_every: int = 1000
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step: linear warm-up, then half a cosine to zero."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
+
+
+class Trainee:
+    """A model with its optimiser and the running average of its weights; `step` is the next step to do."""
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self.model, self.plan, self.step = model, plan, 0
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.named.items()}
+        matrices = [p for name, p in self.named.items() if p.dim() > 1 and "embedding" not in name]
+        others = [p for name, p in self.named.items() if p.dim() <= 1 or "embedding" in name]
+        groups = [{"params": matrices, "weight_decay": plan.decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=plan.lr, betas=plan.betas, fused=True)
+
+    def save(self, path: Path) -> None:
+        """Writes everything that the next step depends on."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.named.items():
+            state = self.optimiser.state[parameter]
+            tensors[f"weight.{name}"] = parameter.detach()
+            tensors[f"average.{name}"] = self.average[name]
+            tensors[f"first.{name}"] = state["exp_avg"]
+            tensors[f"second.{name}"] = state["exp_avg_sq"]
+        part = path.with_suffix(".part")
+        save_file(tensors, part, {"step": str(self.step)})
+        part.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continues from a file of `save`."""
+        with safe_open(path, "pt") as file, torch.no_grad():
+            self.step = int(file.metadata()["step"])
+            for name, parameter in self.named.items():
+                parameter.copy_(file.get_tensor(f"weight.{name}"))
+                self.average[name].copy_(file.get_tensor(f"average.{name}"))
+                self.optimiser.state[parameter] = {
+                    "step": torch.tensor(float(self.step), device=parameter.device),
+                    "exp_avg": file.get_tensor(f"first.{name}").to(parameter.device),
+                    "exp_avg_sq": file.get_tensor(f"second.{name}").to(parameter.device),
+                }
+
+    def use_average(self) -> None:
+        """Exchanges the weights and their running average."""
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                kept = parameter.detach().clone()
+                parameter.copy_(self.average[name])
+                self.average[name].copy_(kept)
+
+    def follow(self) -> None:
+        """Moves the running average; it starts fast so that it forgets the first weights."""
+        keep = min(self.plan.averaging, (1 + self.step) / (10 + self.step)) ** self.plan.average_every
+        weights = [p.detach() for p in self.named.values()]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - keep)
+
+
+def train(trainee: Trainee, loss_at: Callable[[int], Tensor], show: Callable[[int], None], path: Path) -> None:
+    """Runs the plan, from `path` where it exists. `loss_at(step)` draws its own batch; `show(step)` writes pictures
+    and is called with the averaged weights in place."""
+    plan = trainee.plan
+    if path.exists():
+        trainee.load(path)
+        print(f"resumed at step {trainee.step}", flush=True)
+    total, count, since, first, start = 0.0, 0, time.perf_counter(), trainee.step, time.perf_counter()
+    while trainee.step < plan.steps:
+        for group in trainee.optimiser.param_groups:
+            group["lr"] = plan.rate(trainee.step)
+        loss = loss_at(trainee.step)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(trainee.named.values(), plan.clip)
+        trainee.optimiser.step()
+        trainee.optimiser.zero_grad()
+        trainee.step += 1
+        total, count = total + loss.item(), count + 1
+        if not math.isfinite(total):
+            raise TrainingDiverged(f"the loss of step {trainee.step} is not a number; lower the learning rate")
+        if trainee.step % plan.average_every == 0:
+            trainee.follow()
+        if trainee.step % plan.log_every == 0:
+            now = time.perf_counter()
+            left = (plan.steps - trainee.step) * (now - start) / (trainee.step - first)
+            print(
+                f"{time.strftime('%H:%M:%S')} step {trainee.step}/{plan.steps} loss {total / count:.4f} "
+                f"norm {float(norm):.2f} {(now - since) / count * 1e3:.0f} ms/step, {left / 60:.1f} min left",
+                flush=True,
+            )
+            total, count, since = 0.0, 0, now
+        if trainee.step % plan.save_every == 0 or trainee.step == plan.steps:
+            trainee.save(path)
+        if trainee.step % plan.show_every == 0 or trainee.step == plan.steps:
+            trainee.use_average()
+            show(trainee.step)
+            trainee.use_average()

@@ -1,0 +1,112 @@
+"""Reading recipe files and laying them over each other: `extends`, then `--base`, then `--set`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tomli
+
+from lorac.errors import InputError, Problem
+from lorac.recipe.diagnostics import missing_path_remedy, shown_path
+from lorac.recipe.places import Place, Tree
+from lorac.recipe.positions import parse_dotted, positions
+
+# A recipe is written by hand; anything larger is another file, and tomli would need seconds and gigabytes for it.
+MAX_BYTES = 1 << 20
+
+
+def read_chain(file: Path) -> Tree:
+    """The recipe `file` over everything it extends. Raises InputError for the first file that cannot be read."""
+    chain: dict[Path, str] = {}
+    trees: list[Tree] = []
+    where = ""
+    while True:
+        file = file.absolute()
+        if file.resolve() in chain:
+            names = [*chain.values()][[*chain].index(file.resolve()) :]
+            loop = " -> ".join([*names, shown_path(file)])
+            raise InputError([Problem(where, f"extends goes round in a circle: {loop}", "take one of them out")])
+        chain[file.resolve()] = shown_path(file)
+        tree = read_file(file, where)
+        trees.append(tree)
+        parent = tree.data.pop("extends", None)
+        if parent is None:
+            break
+        where = str(tree.place(("extends",)))
+        if not isinstance(parent, str) or not parent:
+            raise InputError([Problem(where, "extends is not a path", 'give one recipe: extends = "other.toml"')])
+        file = file.parent / parent
+    merged = trees.pop()
+    while trees:
+        # Two recipes of one name would overwrite each other's files, so a name is nobody's heritage.
+        merged.remove(("output", "name"))
+        merged.overlay(trees.pop())
+    return merged
+
+
+def read_file(file: Path, where: str = "") -> Tree:
+    """One recipe file with the place of every key; `where` is what refers to it."""
+    label = shown_path(file)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise InputError([Problem(where, f'there is no recipe "{label}"', missing_path_remedy(file))]) from None
+    except OSError as error:
+        raise InputError([Problem(where, f'the recipe "{label}" cannot be read: {error.strerror}')]) from None
+    if len(data) > MAX_BYTES:
+        raise InputError([Problem(label, f"{len(data)} bytes are too many for a recipe", "is it the right file?")])
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError([Problem(f"{label}:{line}", "this line is not UTF-8", "save the recipe as UTF-8")]) from None
+    try:
+        values = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        remedy = _toml_remedy(text, error)
+        raise InputError([Problem(f"{label}:{error.lineno}", f"not TOML: {error.msg}", remedy)]) from None
+    except RecursionError:
+        raise InputError([Problem(label, "tables or lists are nested too deeply")]) from None
+    root = Place(label, None, file.parent)
+    return Tree(root, values, {path: Place(label, line, file.parent) for path, line in positions(text).items()})
+
+
+def _toml_remedy(text: str, error: tomli.TOMLDecodeError) -> str:
+    line = text.splitlines()[error.lineno - 1] if error.lineno <= len(text.splitlines()) else ""
+    key, equals, value = line.partition("=")
+    if "\\" in value and '"' in value:
+        return "write paths with / or in 'single quotes'"
+    if equals and value.strip()[:1].isalpha() and "Invalid value" in error.msg:
+        return f'put text in quotes: {key.strip()} = "{value.strip()}"'
+    return f"at column {error.colno}"
+
+
+def apply_options(tree: Tree, sets: Sequence[str], base: str | None) -> list[Problem]:
+    """Assign `--base` and each `--set key=value`. Paths in them are relative to the working directory."""
+    problems = []
+    if base is not None:
+        tree.assign(("train", "base"), base, Place("--base", None, Path.cwd()))
+    for option in sets:
+        key, equals, text = option.partition("=")
+        place = Place(f"--set {option}", None, Path.cwd())
+        try:
+            path = parse_dotted(key.strip())
+        except ValueError:
+            path = ()
+        if not equals or not path:
+            problems.append(Problem(str(place), "this is no assignment", "write it as --set train.seed=7"))
+            continue
+        finding = tree.assign(path, toml_value(text.strip()), place)
+        if finding is not None:
+            problems.append(Problem(str(place), finding.cause, finding.remedy))
+    return problems
+
+
+def toml_value(text: str) -> object:
+    """`text` as a TOML value, or as a string where it is none: `7`, `[1, 2]`, `true`, `cosine`."""
+    try:
+        values = tomli.loads(f"value = {text}")
+    except tomli.TOMLDecodeError:
+        return text
+    return values["value"] if len(values) == 1 else text

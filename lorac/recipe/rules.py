@@ -1,0 +1,119 @@
+"""What a schema cannot say: settings that contradict each other, and names that are no file names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+
+from lorac.recipe.places import Finding
+from lorac.recipe.positions import KeyPath
+from lorac.recipe.schema import BUILTIN_BASE, Document, Train
+
+# `:`, `<`, `>` and `,` would end the name inside a prompt's <lora:name:weight>; the rest are no file names on Windows.
+_FORBIDDEN = re.compile(r'[:<>,/\\"|?*\x00-\x1f]')
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+
+Rule = Callable[[Document], Iterator[Finding]]
+
+
+def check(document: Document, wrong: Collection[KeyPath]) -> list[Finding]:
+    """Everything that is wrong between keys which are each right by themselves.
+
+    `wrong` are the keys that are not: a rule that reads one of them says nothing, for it would guess.
+    """
+    findings = []
+    for rule, keys in _RULES.items():
+        if not any(bad[: len(key)] == key or bad == key[: len(bad)] for key in keys for bad in wrong if bad):
+            findings += rule(document)
+    return findings
+
+
+def name_fault(name: str) -> str | None:
+    """Why `name` cannot name a LoRA and its files, or None."""
+    if found := _FORBIDDEN.search(name):
+        return f"contains {found[0]!r}"
+    if name != name.strip() or name.endswith("."):
+        return "begins or ends with a space or a point"
+    if name.startswith("."):
+        return "begins with a point"
+    if _RESERVED.fullmatch(name):
+        return "is reserved by Windows"
+    return "is longer than 120 bytes" if len(name.encode()) > 120 else None
+
+
+def _sources(document: Document) -> Iterator[Finding]:
+    if not document.source:
+        yield Finding((), "there is no [[source]]", "add one with the path of your pictures")
+
+
+def _name(document: Document) -> Iterator[Finding]:
+    name = document.output.name
+    if name is not None and (fault := name_fault(name)):
+        yield Finding(("output", "name"), f'name in [output] {fault}: "{name}"', "choose another name")
+
+
+def _length(document: Document) -> Iterator[Finding]:
+    train = document.train
+    if train.epochs is not None and train.steps is not None:
+        yield Finding(("train", "steps"), "[train] has both epochs and steps", "take one out")
+    if train.epochs is None and train.steps is None:
+        yield Finding(("train",), "[train] has neither epochs nor steps", "add epochs = 10, or steps = 3000")
+
+
+def _warmup(document: Document) -> Iterator[Finding]:
+    train = document.train
+    at = ("train", "lr_warmup_steps")
+    warmup = train.lr_warmup_steps
+    if train.lr_scheduler == "constant" and warmup:
+        remedy = 'choose lr_scheduler = "constant_with_warmup", or take lr_warmup_steps out'
+        yield Finding(at, 'the scheduler "constant" has no warm-up', remedy)
+    elif isinstance(warmup, int) and train.steps is not None and warmup > train.steps:
+        cause = f"the warm-up of {warmup} steps is longer than the run of {train.steps}"
+        yield Finding(at, cause, "give fewer steps, or a share of the run such as 0.05")
+
+
+def _grid(train: Train) -> int:
+    """The pixels that sides of pictures are multiples of, because the U-Net halves its latents three times, or once."""
+    return 16 if train.base == BUILTIN_BASE else 64
+
+
+def _sizes(document: Document) -> Iterator[Finding]:
+    grid = _grid(document.train)
+    keys = [("train", key) for key in ("resolution", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")]
+    for section, key in [*keys, ("sample", "width"), ("sample", "height")]:
+        pixels = getattr(getattr(document, section), key)
+        if pixels is not None and pixels % grid:
+            cause = f"{key} in [{section}] is the number {pixels}"
+            yield Finding((section, key), cause, f"give a multiple of {grid}, which the base needs")
+
+
+def _bucket_limits(document: Document) -> Iterator[Finding]:
+    train = document.train
+    low, middle, high = train.min_bucket_reso, train.resolution, train.max_bucket_reso
+    at = ("train", "min_bucket_reso")
+    if low is not None and high is not None and low > high:
+        yield Finding(at, f"min_bucket_reso {low} is larger than max_bucket_reso {high}", "exchange them")
+    elif low is not None and middle is not None and low > middle:
+        yield Finding(at, f"min_bucket_reso {low} is larger than the resolution {middle}", f"give at most {middle}")
+    elif high is not None and middle is not None and high < middle:
+        cause = f"max_bucket_reso {high} is smaller than the resolution {middle}"
+        yield Finding(("train", "max_bucket_reso"), cause, f"give at least {middle}")
+
+
+def _strengths(document: Document) -> Iterator[Finding]:
+    strengths = document.sample.strengths
+    for i, strength in enumerate(strengths):
+        if strength in strengths[:i]:
+            yield Finding(("sample", "strengths", i), f"strengths in [sample] has {strength:g} twice", "take one out")
+
+
+_SIZES: list[KeyPath] = [("train", key) for key in ("resolution", "min_bucket_reso", "max_bucket_reso")]
+_RULES: dict[Rule, list[KeyPath]] = {
+    _sources: [("source",)],
+    _name: [("output", "name")],
+    _length: [("train", "epochs"), ("train", "steps")],
+    _warmup: [("train", "lr_scheduler"), ("train", "lr_warmup_steps"), ("train", "steps")],
+    _sizes: [("train", "base"), ("train", "bucket_reso_steps"), ("sample", "width"), ("sample", "height"), *_SIZES],
+    _bucket_limits: _SIZES,
+    _strengths: [("sample", "strengths")],
+}

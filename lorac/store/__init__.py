@@ -1,0 +1,1 @@
+"""Content-addressed storage and the record of what was built from what."""

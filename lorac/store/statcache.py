@@ -1,0 +1,74 @@
+"""Which files are known not to have changed, so that a null build reads none of them.
+
+A file is taken as unchanged while (device, inode, mode, mtime, ctime, size) are equal; inequality of any of them, not
+"newer", means that it is read again, because restored backups go back in time. A file that was modified less than two
+seconds before it was read is not remembered: a second edit of the same size within one clock tick would be invisible
+(git calls such files "racily clean").
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorac.digest import Digest, file_digest
+from lorac.errors import InputError, Problem
+from lorac.store.blobs import Store
+
+TOO_YOUNG_NS = 2_000_000_000
+
+
+def signature(status: os.stat_result) -> bytes:
+    fields = (status.st_dev, status.st_ino, status.st_mode, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    return struct.pack("<6q", *(field - (1 << 64) if field >= 1 << 63 else field for field in fields))
+
+
+def file_digests(store: Store, paths: Sequence[tuple[str | Path, os.stat_result]], *, ingest: bool = True) -> list[Digest]:
+    """The digest of each file, read only if it is not known; new files are ingested into the store on the way.
+
+    `ingest=False` only hashes: for base checkpoints, which are read from where they are. Raises InputError for files
+    that cannot be read, all at once.
+    """
+    folders: dict[bytes, dict[bytes, tuple[bytes, Digest]]] = {}
+    fresh: dict[bytes, list[tuple[bytes, bytes, Digest]]] = {}
+    blobs: list[tuple[Digest, bytes]] = []
+    problems: list[Problem] = []
+    digests: list[Digest] = []
+    for path, status in paths:
+        folder, name = os.path.split(os.fsencode(path))
+        if folder not in folders:
+            folders[folder] = store.ledger.stats(folder)
+        now = signature(status)
+        known = folders[folder].get(name)
+        if known is not None and known[0] == now:
+            digests.append(known[1])
+            continue
+        try:
+            value, data = store.ingest(Path(path)) if ingest else (file_digest(Path(path)), None)
+            after = os.stat(path)
+        except OSError as error:
+            problems.append(Problem(str(path), f"cannot be read: {error.strerror}", "check the file and its permissions"))
+            continue
+        if data is not None:
+            blobs.append((value, data))
+        digests.append(value)
+        if signature(after) == now and _old_enough(after):
+            fresh.setdefault(folder, []).append((name, now, value))
+    if problems:
+        raise InputError(problems)
+    if fresh or blobs:
+        with store.ledger.transaction():
+            store.ledger.put_blobs(blobs)
+            for folder, rows in fresh.items():
+                store.ledger.put_stats(folder, rows)
+    return digests
+
+
+def _old_enough(status: os.stat_result) -> bool:
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > TOO_YOUNG_NS

@@ -1,0 +1,213 @@
+"""The whole training run as data: which sample, caption, learning rate, timestep and noise seed every step uses.
+
+Nothing is drawn while training. A schedule is a pure function of the captions' tokens, the counts and the settings,
+so a resumed, a repeated and an uninterrupted run read the same rows; and two runs share the slices in which their
+schedules agree. This module runs in every build, so it imports neither torch nor numpy.
+
+Order of samples as in kohya-ss/sd-scripts: an epoch is the training pictures with their repeats and as many
+regularisation pictures; batches never mix buckets; samples are shuffled within a bucket, then the batches as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from lorac.captions import is_dropped, variant
+from lorac.recipe.arithmetic import (
+    batches_per_epoch,
+    epoch_count,
+    regularisation_order,
+    saved_epochs,
+    total_steps,
+    warmup_steps,
+)
+from lorac.rng import Stream
+from lorac.train.lr import Curve
+from lorac.train.slices import Sample, Slice, Step
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture: its bucket (width, height) and the ids of each tag, with the comma that follows it and without.
+
+    `"a, b"` has the ids of `"a,"` and of `"b"`: CLIP's tokenizer never merges across white space.
+    """
+
+    bucket: tuple[int, int]
+    with_comma: Sequence[Sequence[int]]
+    bare: Sequence[Sequence[int]]
+
+    def ids(self, order: Sequence[int], limit: int) -> list[int]:
+        """The ids of the tags `order`, joined by `", "`, cut off at `limit`; no begin or end token."""
+        ids: list[int] = []
+        for index in order[:-1]:
+            ids += self.with_comma[index]
+        for index in order[-1:]:
+            ids += self.bare[index]
+        return ids[:limit]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the whole caption."""
+        return sum(map(len, self.with_comma[:-1])) + sum(map(len, self.bare[-1:]))
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Pictures with one number of repeats. An item's index counts through all subsets in the order given."""
+
+    repeats: int
+    regularisation: bool
+    items: Sequence[Item]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the recipe says about the run. Learning rates are per optimiser step; 0 leaves a part untrained.
+
+    Exactly one of `epochs` and `steps` is given; `warmup` is a number of steps, or a share of them if a float.
+    `learning_rate` is what `polynomial` measures its end by; `timesteps` is the half-open range to draw from.
+    """
+
+    seed: int
+    lr_text: float
+    lr_unet: float
+    learning_rate: float
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 1
+    save_every_n_epochs: int = 0
+    scheduler: str = "constant"
+    warmup: int | float = 0
+    cycles: int = 1
+    power: float = 1.0
+    shuffle_caption: bool = False
+    keep_tokens: int = 0
+    caption_dropout_rate: float = 0.0
+    caption_dropout_every_n_epochs: int = 0
+    caption_tag_dropout_rate: float = 0.0
+    max_token_length: int = 75
+    prior_loss_weight: float = 1.0
+    timesteps: tuple[int, int] = (0, 1000)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The run in numbers. `views` says for each subset how often one of its pictures is shown in the whole run."""
+
+    train_samples: int
+    regularisation_samples: int
+    batches_per_epoch: int
+    steps: int
+    epochs: int
+    views: tuple[float, ...]
+    truncated_captions: int
+
+
+class Schedule:
+    """A run; its `slices` are made one by one, when asked for."""
+
+    def __init__(self, subsets: Sequence[Subset], settings: Settings) -> None:
+        """Raises ValueError if there are no training pictures, or neither epochs nor steps."""
+        self.settings = settings
+        self.items = [item for subset in subsets for item in subset.items]
+        train, regularisation = _samples_of_an_epoch(subsets)
+        if not train:
+            raise ValueError("no pictures to train on")
+        self._regularisation = frozenset(regularisation)
+        self._buckets: dict[tuple[int, int], list[int]] = {}
+        for index in (*train, *regularisation):
+            self._buckets.setdefault(self.items[index].bucket, []).append(index)
+        batches = batches_per_epoch(map(len, self._buckets.values()), settings.batch_size)
+        steps = total_steps(settings.epochs, settings.steps, batches)
+        self.summary = Summary(
+            train_samples=len(train),
+            regularisation_samples=len(regularisation),
+            batches_per_epoch=batches,
+            steps=steps,
+            epochs=epoch_count(steps, batches),
+            views=_views(subsets, [*train, *regularisation], steps / batches),
+            truncated_captions=sum(item.length > settings.max_token_length for item in self.items),
+        )
+
+    def slices(self) -> Iterator[Slice]:
+        """The run in pieces that end where a LoRA is saved; the last one ends with the run."""
+        summary, batches = self.summary, self.summary.batches_per_epoch
+        saved = saved_epochs(summary.steps, batches, self.settings.save_every_n_epochs)
+        ends = [*(epoch * batches for epoch in saved), summary.steps]
+        steps = self._steps()
+        for first, end in zip([0, *ends], ends, strict=False):
+            yield Slice.of(islice(steps, end - first), first, self.settings.max_token_length)
+
+    def _steps(self) -> Iterator[Step]:
+        settings, summary = self.settings, self.summary
+        warmup = warmup_steps(settings.warmup, summary.steps)
+        curve = Curve(
+            settings.scheduler, summary.steps, warmup, settings.cycles, settings.power, settings.learning_rate
+        )
+        for step in range(summary.steps):
+            epoch, position = divmod(step, summary.batches_per_epoch)
+            if position == 0:
+                batches = self._batches(epoch)
+            factor = curve.factor(step)
+            samples = [self._sample(index, epoch, step, slot) for slot, index in enumerate(batches[position])]
+            yield Step(step, settings.lr_text * factor, settings.lr_unet * factor, samples)
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        """The batches of one epoch (from 0), as lists of item indices."""
+        stream, size = Stream(self.settings.seed, "order", epoch), self.settings.batch_size
+        batches: list[list[int]] = []
+        for _, bucket in sorted(self._buckets.items()):
+            order = bucket.copy()
+            stream.shuffle(order)
+            batches += (order[start : start + size] for start in range(0, len(order), size))
+        stream.shuffle(batches)
+        return batches
+
+    def _sample(self, index: int, epoch: int, step: int, slot: int) -> Sample:
+        # Timestep and noise are drawn first, so that caption settings do not change them.
+        settings, item = self.settings, self.items[index]
+        stream = Stream(settings.seed, "sample", step, slot)
+        lowest, end = settings.timesteps
+        timestep = lowest + stream.below(end - lowest)
+        noise_seed = stream.word()
+        order = variant(
+            item.bare,
+            stream,
+            caption_dropped=is_dropped(
+                stream, epoch + 1, settings.caption_dropout_rate, settings.caption_dropout_every_n_epochs
+            ),
+            shuffle=settings.shuffle_caption,
+            keep_tokens=settings.keep_tokens,
+            tag_dropout=settings.caption_tag_dropout_rate,
+        )
+        weight = settings.prior_loss_weight if index in self._regularisation else 1.0
+        return Sample(index, timestep, noise_seed, weight, item.ids(order, settings.max_token_length))
+
+
+def _samples_of_an_epoch(subsets: Iterable[Subset]) -> tuple[list[int], list[int]]:
+    """Item indices of an epoch, repeats included: (training, regularisation)."""
+    train: list[int] = []
+    regularisation: list[tuple[int, int]] = []
+    index = 0
+    for subset in subsets:
+        for _ in subset.items:
+            if subset.regularisation:
+                regularisation.append((index, subset.repeats))
+            else:
+                train += [index] * subset.repeats
+            index += 1
+    order = regularisation_order([repeats for _, repeats in regularisation], len(train))
+    return train, [regularisation[position][0] for position in order]
+
+
+def _views(subsets: Iterable[Subset], samples: Sequence[int], epochs: float) -> tuple[float, ...]:
+    views, first = [], 0
+    for subset in subsets:
+        end = first + len(subset.items)
+        shown = sum(first <= index < end for index in samples)
+        views.append(round(epochs * shown / max(1, len(subset.items)), 2))
+        first = end
+    return tuple(views)

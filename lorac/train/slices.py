@@ -1,0 +1,148 @@
+"""A slice of a schedule, and its bytes.
+
+The layout, version 1, little-endian; S steps, N samples, T ids in total:
+
+    8 bytes   b"lorac.s1"
+    5 × u32   S, N, T, number of the first step, max_token_length
+    S × f64   learning rate of the text encoder
+    S × f64   learning rate of the U-Net
+    N × f64   loss weight
+    N × u64   seed of the noise
+    N × u32   index of the picture
+    S × u32   samples in the step
+    N × u16   timestep
+    N × u16   ids of the caption, without begin, end and padding
+    T × u16   the ids of all captions, one after the other
+
+Equal slices have equal bytes, so a training node is keyed by their digest.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+MAGIC = b"lorac.s1"
+_HEADER = struct.Struct("<8s5I")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture in a step. `ids` has no begin, end or padding; `noise_seed` is for `torch.Generator.manual_seed`."""
+
+    item: int
+    timestep: int
+    noise_seed: int
+    weight: float
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step; `index` counts from 0 over the whole run."""
+
+    index: int
+    lr_text: float
+    lr_unet: float
+    samples: list[Sample]
+
+
+@dataclass
+class Slice:
+    """Consecutive steps as columns, in the order of the layout above."""
+
+    first_step: int
+    max_token_length: int
+    lr_text: array[float] = field(default_factory=lambda: array("d"))
+    lr_unet: array[float] = field(default_factory=lambda: array("d"))
+    weight: array[float] = field(default_factory=lambda: array("d"))
+    noise_seed: array[int] = field(default_factory=lambda: array("Q"))
+    item: array[int] = field(default_factory=lambda: array("I"))
+    size: array[int] = field(default_factory=lambda: array("I"))
+    timestep: array[int] = field(default_factory=lambda: array("H"))
+    length: array[int] = field(default_factory=lambda: array("H"))
+    ids: array[int] = field(default_factory=lambda: array("H"))
+
+    @classmethod
+    def of(cls, steps: Iterable[Step], first_step: int, max_token_length: int) -> Slice:
+        """The columns of `steps`."""
+        columns = cls(first_step, max_token_length)
+        for step in steps:
+            columns.lr_text.append(step.lr_text)
+            columns.lr_unet.append(step.lr_unet)
+            columns.size.append(len(step.samples))
+            for sample in step.samples:
+                columns.weight.append(sample.weight)
+                columns.noise_seed.append(sample.noise_seed)
+                columns.item.append(sample.item)
+                columns.timestep.append(sample.timestep)
+                columns.length.append(len(sample.ids))
+                columns.ids.extend(sample.ids)
+        return columns
+
+    def __len__(self) -> int:
+        """The number of steps."""
+        return len(self.size)
+
+    def steps(self) -> Iterator[Step]:
+        """The steps as rows."""
+        first_id = first_sample = 0
+        for number, size in enumerate(self.size):
+            samples = []
+            for i in range(first_sample, first_sample + size):
+                ids = self.ids[first_id : first_id + self.length[i]].tolist()
+                samples.append(Sample(self.item[i], self.timestep[i], self.noise_seed[i], self.weight[i], ids))
+                first_id += len(ids)
+            first_sample += size
+            yield Step(self.first_step + number, self.lr_text[number], self.lr_unet[number], samples)
+
+    def _columns(self) -> list[array[float] | array[int]]:
+        return [
+            self.lr_text,
+            self.lr_unet,
+            self.weight,
+            self.noise_seed,
+            self.item,
+            self.size,
+            self.timestep,
+            self.length,
+            self.ids,
+        ]
+
+
+def encode(columns: Slice) -> bytes:
+    """The slice in the layout above."""
+    counts = (len(columns.size), len(columns.item), len(columns.ids))
+    head = _HEADER.pack(MAGIC, *counts, columns.first_step, columns.max_token_length)
+    return head + b"".join(_little_endian(column).tobytes() for column in columns._columns())
+
+
+def decode(data: bytes) -> Slice:
+    """The slice in `data`. Raises ValueError if the bytes are not of this layout."""
+    if len(data) < _HEADER.size or not data.startswith(MAGIC):
+        raise ValueError("not a schedule slice of version 1")
+    _, steps, samples, ids, first_step, max_token_length = _HEADER.unpack_from(data)
+    columns = Slice(first_step, max_token_length)
+    position = _HEADER.size
+    counts = (steps, steps, samples, samples, samples, steps, samples, samples, ids)
+    for column, count in zip(columns._columns(), counts, strict=True):
+        end = position + count * column.itemsize
+        column.frombytes(data[position:end])
+        position = end
+    if position != len(data) or sum(columns.size) != samples or sum(columns.length) != ids:
+        raise ValueError("a schedule slice of the wrong length")
+    if sys.byteorder == "big":
+        for column in columns._columns():
+            column.byteswap()
+    return columns
+
+
+def _little_endian(column: array[float] | array[int]) -> array[float] | array[int]:
+    if sys.byteorder == "little":
+        return column
+    swapped = column[:]
+    swapped.byteswap()
+    return swapped
