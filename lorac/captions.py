@@ -14,27 +14,27 @@ from functools import cached_property, lru_cache
 from lorac.rng import Stream
 
 # Tags whose underscore is part of a face; the list of the WD14 tagger extension.
-KAOMOJI = frozenset(
-    "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split()
-)
+_FACES = "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||"
+KAOMOJI = frozenset(_FACES.split())
 
 
 @lru_cache(maxsize=1 << 16)
+def _forms(tag: str) -> tuple[str, str]:
+    """The normal form of a tag, and what it has in common with the tags that rules take for the same."""
+    tag = tag.strip()
+    if tag not in KAOMOJI:
+        tag = " ".join(tag.replace("_", " ").split())
+    return tag, tag.casefold()
+
+
 def normal(tag: str) -> str:
     """The tag as it is trained: no space around it, `_` as a space unless the tag is a face."""
-    tag = tag.strip()
-    return tag if tag in KAOMOJI else " ".join(tag.replace("_", " ").split())
-
-
-@lru_cache(maxsize=1 << 16)
-def same(tag: str) -> str:
-    """What two tags have in common when rules take them for the same."""
-    return normal(tag).casefold()
+    return _forms(tag)[0]
 
 
 def split_tags(text: str) -> list[str]:
     """The tags of a text in normal form; empty ones are dropped."""
-    return [tag for part in text.split(",") if (tag := normal(part))]
+    return [tag for tag, _ in map(_forms, text.split(",")) if tag]
 
 
 def decode_caption(data: bytes) -> str:
@@ -76,15 +76,18 @@ class Rules:
     suffix: str = ""
 
     @cached_property
-    def head(self) -> tuple[str, ...]:
-        """The tags before the caption's own: triggers, then the prefix."""
-        return (*(tag for word in self.trigger for tag in split_tags(word)), *split_tags(self.prefix))
+    def head(self) -> dict[str, str]:
+        """The tags before the caption's own, triggers and then the prefix, by what makes tags the same."""
+        head: dict[str, str] = {}
+        for tag in split_tags(",".join((*self.trigger, self.prefix))):
+            head.setdefault(_forms(tag)[1], tag)
+        return head
 
     @cached_property
-    def renamed(self) -> dict[str, tuple[str, ...]]:
+    def renamed(self) -> dict[str, list[str]]:
         """What becomes of a tag that a rule names: nothing for an excluded one, which wins over `replace`."""
-        table = {same(old): tuple(split_tags(new)) for old, new in self.replace}
-        return table | {same(tag): () for tag in self.exclude}
+        table = {_forms(old)[1]: split_tags(new) for old, new in self.replace}
+        return table | {_forms(tag)[1]: [] for tag in self.exclude}
 
 
 def apply(rules: Rules, raw: str) -> tuple[str, ...]:
@@ -92,18 +95,23 @@ def apply(rules: Rules, raw: str) -> tuple[str, ...]:
 
     Triggers, prefix and suffix are what the recipe adds, so `exclude` and `replace` do not touch them.
     """
-    tags = [*rules.head]
-    for tag in split_tags(raw):
-        tags += rules.renamed.get(same(tag), (tag,))
-    tags += split_tags(rules.suffix)
-    return tuple({same(tag): tag for tag in reversed(tags)}[key] for key in dict.fromkeys(map(same, tags)))
+    tags = dict(rules.head)
+    for tag, same in map(_forms, raw.split(",")):
+        if same not in rules.renamed:
+            tags.setdefault(same, tag)
+            continue
+        for new in rules.renamed[same]:
+            tags.setdefault(_forms(new)[1], new)
+    for tag, same in map(_forms, rules.suffix.split(",")):
+        tags.setdefault(same, tag)
+    return tuple(tag for tag in tags.values() if tag)
 
 
 def unmatched(rules: Rules, raw_captions: Iterable[str]) -> tuple[str, ...]:
     """The `exclude` and `replace` rules that met no tag in any caption, as written; most are typing errors."""
-    met = {same(tag) for raw in raw_captions for tag in split_tags(raw)}
+    met = {_forms(tag)[1] for raw in raw_captions for tag in raw.split(",")}
     named = (*rules.exclude, *(old for old, _ in rules.replace))
-    return tuple(rule for rule in named if same(rule) not in met)
+    return tuple(rule for rule in named if _forms(rule)[1] not in met)
 
 
 def is_dropped(stream: Stream, epoch: int, rate: float, every_n_epochs: int) -> bool:

@@ -192,11 +192,11 @@ def graph(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, st
 @recipe_options
 def captions(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
     """Print the final captions of RECIPES with their token counts, and what is cut off."""
-    from lorac.show_captions import lines
+    from lorac.dataset import caption_lines
 
     with opened(recipes, sets, base, store) as (loaded, _, _):
         for recipe in loaded:
-            for line in lines(recipe):
+            for line in caption_lines(recipe):
                 click.echo(line)
 
 

@@ -1,7 +1,7 @@
 """Which pictures a path means: folders, globs and kohya training folders, in an order that no system changes.
 
-A folder is read once with `os.scandir`; the stat results come along, so that a later look into the stat cache costs
-nothing. 10,000 pictures with captions list in about 50 ms, which is why paths are strings here.
+A folder is read once with `os.scandir`, and the stat results come along, so that nobody has to ask for them again.
+Paths are strings, because 10,000 pictures with captions would take longer to wrap in `Path` than to list.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from fnmatch import translate
+from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -42,6 +43,12 @@ class KohyaFolder(NamedTuple):
     class_tokens: str
 
 
+def shown_path(path: Path | str) -> str:
+    """`path` as messages name it: relative to the working directory when inside it, with forward slashes."""
+    path = Path(os.path.normpath(path))
+    return (path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path).as_posix()
+
+
 def pictures(path: Path | str, extension: str = ".txt", where: str = "") -> list[Picture]:
     """The pictures that `path` (absolute: a folder, a file or a glob) means, sorted by name; folders are not recursed.
 
@@ -49,23 +56,21 @@ def pictures(path: Path | str, extension: str = ".txt", where: str = "") -> list
     no pictures, broken links, two pictures whose names differ only in extension, case or Unicode form.
     """
     root, pattern = split_glob(Path(path))
-    place = where or Path(path).as_posix()
+    place = where or shown_path(path)
     if not pattern and root.is_file():
-        root, pattern = root.parent, (re.escape(root.name),)
-    else:
-        pattern = tuple(translate(part) for part in pattern)
+        root, pattern = root.parent, (escape(root.name),)
     if not root.is_dir():
-        raise InputError([Problem(place, f'the folder "{root.as_posix()}" does not exist')])
+        raise InputError([Problem(place, f'the folder "{shown_path(root)}" does not exist')])
     found: list[Picture] = []
     seen: Counter[str] = Counter()
     problems: list[Problem] = []
-    for folder, prefix in _folders(str(root), "", pattern[:-1]):
-        match = re.compile(pattern[-1], re.IGNORECASE) if pattern else None
+    match = _compiled(pattern[-1]) if pattern else None
+    for folder, prefix in dict.fromkeys(_folders(str(root), "", pattern[:-1])):
         _scan(folder, prefix, match, extension.lower(), found, seen, problems)
     if not found and not problems:
         what = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.items())) or "nothing"
         remedy = f"lorac reads {' '.join(sorted(EXTENSIONS))}"
-        problems.append(Problem(place, f'no pictures in "{Path(path).as_posix()}", only {what}', remedy))
+        problems.append(Problem(place, f'no pictures in "{shown_path(path)}", only {what}', remedy))
     found.sort(key=lambda picture: picture.name)
     problems += _duplicates(found)
     if problems:
@@ -95,7 +100,7 @@ def expand(path: Path, where: str = "") -> list[KohyaFolder]:
     numbered = [name for name in folders if "_" in name and _NUMBERED.fullmatch(name.split("_")[0])]
     if not numbered:
         return []
-    place = where or path.as_posix()
+    place = where or shown_path(path)
     problems = []
     loose = [name for name, is_folder in names if not is_folder and _extension(name) in EXTENSIONS]
     if loose:
@@ -103,8 +108,8 @@ def expand(path: Path, where: str = "") -> list[KohyaFolder]:
         problems.append(Problem(place, cause, "move the pictures, or name a sub-folder in path"))
     for name in folders:
         if name not in numbered and _holds_pictures(path / name):
-            remedy = "name it like 10_word, or move it away"
-            problems.append(Problem(place, f'the sub-folder "{name}" of "{path.name}" has no number of repeats', remedy))
+            cause = f'the sub-folder "{name}" of "{path.name}" has no number of repeats'
+            problems.append(Problem(place, cause, "name it like 10_word, or move it away"))
     parts = [KohyaFolder(path / name, int(name.split("_")[0]), name.partition("_")[2]) for name in numbered]
     for part in parts:
         if part.repeats < 1:
@@ -115,7 +120,7 @@ def expand(path: Path, where: str = "") -> list[KohyaFolder]:
 
 
 def _extension(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    return Path(name).suffix.lower()
 
 
 def _holds_pictures(folder: Path) -> bool:
@@ -123,19 +128,24 @@ def _holds_pictures(folder: Path) -> bool:
         return any(_extension(entry.name) in EXTENSIONS for entry in entries)
 
 
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """One part of a glob; case never counts, so that a recipe means the same pictures on every system."""
+    return re.compile(translate(pattern), re.IGNORECASE)
+
+
 def _folders(folder: str, prefix: str, pattern: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """The folders below `folder` that a glob's leading parts mean, with their names relative to the first."""
     if not pattern:
         yield folder, prefix
         return
-    anywhere = pattern[0] == translate("**")
-    match = re.compile(pattern[0], re.IGNORECASE)
+    anywhere = pattern[0] == "**"
+    match = _compiled(pattern[0])
     if anywhere:
         yield from _folders(folder, prefix, pattern[1:])
     with os.scandir(folder) as entries:
-        below = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=not anywhere)]
+        below = [entry for entry in entries if match.match(entry.name) and not entry.name.startswith(".")]
     for entry in below:
-        if match.match(entry.name):
+        if entry.is_dir(follow_symlinks=not anywhere):
             yield from _folders(entry.path, f"{prefix}{entry.name}/", pattern if anywhere else pattern[1:])
 
 
@@ -178,7 +188,9 @@ def _scan(
                 name.encode()
                 name = normalize("NFC", name)
         except OSError as error:
-            problems.append(Problem(entry.path, f"cannot be read: {error.strerror}", "is it a broken link?"))
+            problems.append(
+                Problem(shown_path(entry.path), f"cannot be read: {error.strerror}", "is it a broken link?")
+            )
             continue
         except UnicodeEncodeError:
             problems.append(Problem(repr(entry.path), "the file name is not Unicode", "rename it"))
@@ -193,8 +205,8 @@ def _duplicates(found: list[Picture]) -> list[Problem]:
     problems = []
     for picture in found:
         stem = picture.name[: picture.name.rindex(".")]
-        other = first.setdefault(stem if stem.isascii() and stem.islower() else normalize("NFC", stem.casefold()), picture)
+        other = first.setdefault(normalize("NFC", stem.casefold()), picture)
         if other is not picture:
             cause = f"has the same name as {other.name.rpartition('/')[2]}, so both would share one caption"
-            problems.append(Problem(Path(picture.path).as_posix(), cause, "rename one of them"))
+            problems.append(Problem(shown_path(picture.path), cause, "rename one of them"))
     return problems

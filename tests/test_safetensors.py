@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -57,9 +58,11 @@ def test_read_returns_tensors_and_metadata(tmp_path: Path) -> None:
     safetensors.torch.save_file({"w": torch.arange(5), "s": torch.tensor(2.0)}, path, {"k": "v"})
     tensors, metadata = ours.read(path)
     assert metadata == {"k": "v"}
-    assert torch.equal(tensors["w"], torch.arange(5)) and tensors["s"].shape == ()
+    assert torch.equal(tensors["w"], torch.arange(5))
+    assert tensors["s"].shape == ()
     header = ours.read_header(path)
-    assert header.tensors["w"].dtype == "I64" and header.tensors["w"].shape == (5,)
+    assert header.tensors["w"].dtype == "I64"
+    assert header.tensors["w"].shape == (5,)
 
 
 def test_tensor_hash_is_over_everything_after_the_header() -> None:
@@ -130,7 +133,8 @@ def test_hostile_files_are_refused_with_a_reason(name: str, tmp_path: Path) -> N
     for read in (ours.read_header, ours.read):
         with pytest.raises(InputError) as caught:
             read(path)
-        assert reason in str(caught.value) and str(path) in str(caught.value)
+        assert reason in str(caught.value)
+        assert str(path) in str(caught.value)
 
 
 @given(st.data())
@@ -139,7 +143,5 @@ def test_a_damaged_file_is_refused_or_read_but_never_crashes(data: st.DataObject
     for _ in range(data.draw(st.integers(1, 3))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(whole[: data.draw(st.integers(0, len(whole)))])
-    try:
+    with contextlib.suppress(InputError):
         ours.deserialise(cut, "damaged")
-    except InputError:
-        pass

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ class Executor:
         )
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._build = 0
+        self._outside: set[Digest] = set()  # digests of files that are read from where they are
 
     # -- the story ------------------------------------------------------------------------------------------------------
 
@@ -149,7 +151,7 @@ class Executor:
         try:
             look = progress.look = look_up(node, kind, self.results, self.store)
             if look.result is None and (todo := look.missing()):
-                lost = self.store.missing(needed(look, todo, self.store))
+                lost = self.store.missing(needed(look, todo, self.store) - self._outside)
                 if lost:
                     self._repair(node, lost)
                     return
@@ -175,6 +177,8 @@ class Executor:
             self._fail(node, error)
             return
         progress.look, progress.state = look, State.DONE
+        if not self.scanners[node.kind].INGESTS:
+            self._outside |= set(self.results[node].outputs.values())
         self._remember(node, 0, len(self.results[node].names) or 1)
         progress.seconds = time.perf_counter() - started
 
@@ -213,6 +217,7 @@ class Executor:
             read_many=self.store.read_many,
             open=self._open,
             scratch=self.store.scratch(key),
+            keep=partial(self.store.keep, key),
             cancelled=self.cancelled,
             progress=progress,
             measure=lambda measures: self._queue.put((node, dict(measures))),

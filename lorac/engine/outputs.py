@@ -14,8 +14,8 @@ from typing import Any
 
 from lorac.digest import Digest
 from lorac.engine import events
-from lorac.engine.resolve import Result
-from lorac.graph.nodes import Node, Output, Take
+from lorac.engine.resolve import ENDS, Result
+from lorac.graph.nodes import Node, Output
 from lorac.store import files
 from lorac.store.blobs import Store
 from lorac.store.statcache import file_digests
@@ -39,8 +39,8 @@ def wanted(outputs: Sequence[Output], results: Mapping[Node, Result], store: Sto
             found.append(Wanted(folder / output.file, source.node, result.outputs[source.output]))
             continue
         column = result.column(source.output, store)
-        if source.take is Take.LAST:
-            found.append(Wanted(folder / output.file, source.node, column[-1]))
+        if source.take in ENDS:
+            found.append(Wanted(folder / output.file, source.node, column[ENDS[source.take]]))
         else:
             for number, value in enumerate(column[:-1], start=1):
                 found.append(Wanted(folder / output.file.format(n=number), source.node, value))

@@ -61,6 +61,8 @@ class Work:
     read_many: Callable[[Sequence[Digest]], Mapping[Digest, bytes]]
     open: Callable[[Digest], Path | bytes]
     scratch: Path
+    keep: Callable[[str, Callable[[Path], None]], None]
+    """keep(name, write): a file in `scratch`, written by `write(path)`, that survives a crash whole or not at all."""
     cancelled: threading.Event
     progress: Callable[[float, float, str], None]
     measure: Callable[[Mapping[str, float]], None]
@@ -95,6 +97,8 @@ class Scanner(Protocol):
     VERSION: int
     SHAPE: Shape
     OUTPUTS: tuple[str, ...]
+    INGESTS: bool
+    """Whether the store holds what the digests stand for."""
 
     def scan(
         self, params: Mapping[str, Any], hints: Mapping[str, Any], read: FileReader

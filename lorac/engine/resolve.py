@@ -19,6 +19,10 @@ from lorac.graph.nodes import Node, Shape, Take
 from lorac.store.blobs import BlobMissing, Store
 
 
+ENDS = {Take.FIRST: 0, Take.LAST: -1}
+"""Which item of a column is taken."""
+
+
 def split(column: bytes) -> list[Digest]:
     """The digests of a column blob, which is nothing but these, joined."""
     return [column[i : i + 32] for i in range(0, len(column), 32)]
@@ -74,8 +78,8 @@ def look_up(node: Node, kind: Kind, results: Mapping[Node, Result], store: Store
     whole: dict[str, Digest] = {}
     for port, source in node.inputs.items():
         result = results[source.node]
-        if source.take is Take.LAST:
-            shared[port] = result.column(source.output, store)[-1]
+        if source.take in ENDS:
+            shared[port] = result.column(source.output, store)[ENDS[source.take]]
             manifest.field(f"input {port}", shared[port])
         elif source.take is Take.WHOLE:
             value = result.outputs[source.output]

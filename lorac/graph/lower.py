@@ -78,15 +78,15 @@ class _Lowering:
         sets = self._pictures(Input(weights, "vae"))
         schedule = self._schedule(sets)
         train = self._train(sets, schedule, weights)
-        export = self._export(sets, schedule, train)
+        export = self._export(sets, schedule, train, base)
         sample = self._sample(train, weights) if self.recipe.sample.prompts else None
-        report = self._report(sets, schedule, train, export, sample)
+        report = self._report(sets, schedule, train, sample)
         name = self.recipe.name
         for file, value in [
             (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
             (f"{name.replace('{', '{{').replace('}', '}}')}-{{n:06d}}.safetensors", Input(export, "lora")),
             (f"{name}.json", Input(export, "sidecar", Take.LAST)),
-            *([(f"{name}.png", Input(sample, "preview", Take.LAST))] if sample else []),
+            *([(f"{name}.png", Input(sample, "preview", Take.FIRST))] if sample else []),
             ("report.html", Input(report, "html")),
         ]:
             self.graph.outputs.append(Output(name, file, value))
@@ -154,12 +154,13 @@ class _Lowering:
             "batch_size": train.batch_size,
             "epochs": train.epochs,
             "steps": train.steps,
-            "unet_lr": train.unet_lr,
-            "text_encoder_lr": train.text_encoder_lr,
-            "lr_scheduler": train.lr_scheduler,
-            "lr_scheduler_num_cycles": train.lr_scheduler_num_cycles,
-            "lr_scheduler_power": train.lr_scheduler_power,
-            "lr_warmup_steps": train.lr_warmup_steps,
+            "lr_unet": train.unet_lr if "unet" in self.recipe.network.targets else 0.0,
+            "lr_text": train.text_encoder_lr if "text_encoder" in self.recipe.network.targets else 0.0,
+            "learning_rate": train.learning_rate,
+            "scheduler": train.lr_scheduler,
+            "cycles": train.lr_scheduler_num_cycles,
+            "power": train.lr_scheduler_power,
+            "warmup": train.lr_warmup_steps,
             "max_token_length": train.max_token_length,
             "save_every_n_epochs": train.save_every_n_epochs,
             "prior_loss_weight": train.prior_loss_weight,
@@ -193,42 +194,33 @@ class _Lowering:
         }
         return self._add("train", params, inputs)
 
-    def _export(self, sets: Sequence[Pictures], schedule: Node, train: Node) -> Node:
-        output, settings, network = self.recipe.output, self.recipe.train, self.recipe.network
+    def _export(self, sets: Sequence[Pictures], schedule: Node, train: Node, base: Node) -> Node:
+        recipe = self.recipe
+        limits = bucketing(recipe, self.facts)
         params: dict[str, Value] = {
-            "name": self.recipe.name,
-            "comment": output.comment,
-            "metadata": output.metadata,
-            "precision": output.precision,
-            "preferred_weight": output.preferred_weight,
-            "negative": output.negative,
-            "notes": output.notes,
-            "dim": network.dim,
-            "alpha": network.alpha,
-            "targets": sorted(network.targets),
-            "base": PurePath(self.recipe.train.base).name,
-            "resolution": training_resolution(self.recipe, self.facts),
+            "name": recipe.name,
+            "sections": {**self._settings(), "output": msgspec.to_builtins(recipe.output)},
+            "folders": [{**self._folder(s), "trigger": s.folder.trigger} for s in sets],
+            "resolution": limits["resolution"],
+            "bucket_sides": (limits["smallest"], limits["largest"]),
             "clip_skip": self._clip_skip(),
-            "trigger": sorted({word for s in sets if not s.regularisation for word in s.folder.trigger}),
-            "folders": [
-                {"name": s.label, "repeats": s.folder.repeats, "regularisation": s.regularisation} for s in sets
-            ],
-            "train": _key_settings(msgspec.to_builtins(settings)),
-            "caption": msgspec.to_builtins(self.recipe.caption),
         }
         inputs = {
+            "base": Input(base, "file"),
             "lora": Input(train, "lora", Take.EACH),
             "slice": Input(schedule, "slice", Take.EACH),
-            **{f"caption.{number}": Input(s.caption, "caption") for number, s in enumerate(sets)},
-            **{f"bucket.{number}": Input(s.image, "bucket") for number, s in enumerate(sets)},
+            "summary": Input(schedule, "summary", Take.EACH),
         }
+        for number, pictures in enumerate(sets):
+            inputs[f"caption.{number}"] = Input(pictures.caption, "caption")
+            inputs[f"bucket.{number}"] = Input(pictures.image, "bucket")
         return self._add("export", params, inputs)
 
     def _sample(self, train: Node, weights: Node) -> Node:
         sample = self.recipe.sample
         resolution = training_resolution(self.recipe, self.facts)
         params: dict[str, Value] = {
-            "strengths": [0.0, *(strength for strength in sample.strengths if strength != 0.0)],
+            "strengths": self._strengths(),
             "steps": sample.steps,
             "cfg_scale": sample.cfg_scale,
             "seed": sample.seed,
@@ -250,29 +242,21 @@ class _Lowering:
         """Prompt and negative of every row of the sample grid."""
         return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in self.recipe.sample.prompts]
 
-    def _report(
-        self, sets: Sequence[Pictures], schedule: Node, train: Node, export: Node, sample: Node | None
-    ) -> Node:
+    def _report(self, sets: Sequence[Pictures], schedule: Node, train: Node, sample: Node | None) -> Node:
+        recipe = self.recipe
         params: dict[str, Value] = {
-            "recipe": self.recipe.file.name,
-            "name": self.recipe.name,
-            "comment": self.recipe.output.comment,
-            "folders": [
-                {"name": s.label, "repeats": s.folder.repeats, "regularisation": s.regularisation} for s in sets
-            ],
-            "settings": {
-                "network": msgspec.to_builtins(self.recipe.network),
-                "train": _key_settings(msgspec.to_builtins(self.recipe.train)),
-                "caption": msgspec.to_builtins(self.recipe.caption),
-                "sample": msgspec.to_builtins(self.recipe.sample),
-            },
-            "prompts": self._prompts(),
-            "strengths": [0.0, *(strength for strength in self.recipe.sample.strengths if strength != 0.0)],
+            "recipe": recipe.file.name,
+            "name": recipe.name,
+            "comment": recipe.output.comment,
+            "folders": [self._folder(pictures) for pictures in sets],
+            "settings": {**self._settings(), "sample": msgspec.to_builtins(recipe.sample)},
+            "prompts": self._prompts() if sample else [],
+            "strengths": self._strengths(),
         }
         inputs = {
             "losses": Input(train, "losses"),
             "slice": Input(schedule, "slice"),
-            "lora": Input(export, "lora"),
+            "summary": Input(schedule, "summary"),
             **({"row": Input(sample, "row")} if sample else {}),
         }
         for number, pictures in enumerate(sets):
@@ -281,10 +265,24 @@ class _Lowering:
             inputs[f"pixels.{number}"] = Input(pictures.image, "pixels")
         return self._add("report", params, inputs)
 
+    def _settings(self) -> dict[str, Value]:
+        """The recipe's sections that say how a LoRA is made, without the base's path: where a file lies changes nothing."""
+        train = msgspec.to_builtins(self.recipe.train)
+        return {
+            "network": msgspec.to_builtins(self.recipe.network),
+            "train": {**train, "base": PurePath(train["base"]).name},
+            "caption": msgspec.to_builtins(self.recipe.caption),
+        }
+
+    @staticmethod
+    def _folder(pictures: Pictures) -> dict[str, Value]:
+        folder = pictures.folder
+        return {"name": pictures.label, "repeats": folder.repeats, "regularisation": pictures.regularisation}
+
+    def _strengths(self) -> list[Value]:
+        """The columns of the sample grid: off, then the recipe's."""
+        return [0.0, *(strength for strength in self.recipe.sample.strengths if strength)]
+
     def _clip_skip(self) -> int:
         return self.recipe.train.clip_skip or self.facts.clip_skip
 
-
-def _key_settings(train: Mapping[str, Value]) -> dict[str, Value]:
-    """Training settings without the base's path: a LoRA must not depend on where a file lies."""
-    return {**train, "base": PurePath(str(train["base"])).name}

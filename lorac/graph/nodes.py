@@ -31,8 +31,9 @@ class Take(Enum):
     """The one digest, or every digest of the column."""
     EACH = "each"
     """Item by item: this node's item i gets item i."""
+    FIRST = "first"
     LAST = "last"
-    """The last item of the column."""
+    """One item of the column."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ NAME = "base"
 VERSION = 1
 SHAPE = Shape.ONE
 OUTPUTS = ("file",)
+INGESTS = False
 
 
 def scan(

@@ -22,7 +22,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
 
     from lorac.kinds import weights
     from lorac.sd.safetensors import serialise
-    from lorac.train.device import pick
+    from lorac.sd.device import pick
 
     device = pick()
     vae = weights.vae(work.open(work.shared["vae"])).to(device.name).requires_grad_(False)
@@ -36,5 +36,5 @@ def run(work: Work) -> Iterable[Made | Failed]:
             yield Failed(item.index, [Problem(item.name, "the VAE gives NaN for this picture", "use another VAE")])
             continue
         tensors = {"mean": mean[0].float().cpu(), "logvar": logvar[0].float().cpu()}
-        yield Made(item.index, {"latent": serialise(tensors)})
+        yield Made(item.index, {"latent": serialise(tensors, {})})
         work.progress(done + 1, len(work.items), "pictures")

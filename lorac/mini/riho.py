@@ -1,7 +1,7 @@
 """Izumi Riho, the one fixed character: what the LoRAs of the recipes learn and the base has never seen.
 
-Orange hair in two buns, violet eyes, a big yellow bow on her left, a turquoise star clip and a mole under one eye. None of
-the hair colour, the hair style, the bow, the clip and the mole can come out of `world.sample`.
+Orange hair in two buns, violet eyes, a big yellow bow on her left, a turquoise star clip and a mole under one eye.
+Apart from the eyes, none of that can come out of `world.sample`.
 """
 
 from __future__ import annotations

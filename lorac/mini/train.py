@@ -1,8 +1,7 @@
 """Trains the embedded base `builtin:mini` from nothing on the paper-doll world.
 
-    python -m lorac.mini.train vae  --work DIR
-    python -m lorac.mini.train unet --work DIR
-    python -m lorac.mini.train pack --work DIR --out mini.safetensors
+    python -m lorac.mini.train vae  --work DIR --steps 2600 --batch 4
+    python -m lorac.mini.train unet --work DIR --steps 6000 --batch 8
 
 Kill any of them and run the same command again: it continues from its last snapshot.
 Legend: N drawings, B batch, C channels, H height, W width, L tokens, D text channels.
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +25,37 @@ from lorac.mini import data
 from lorac.mini.loop import Plan, Trainee, train
 from lorac.rng import Stream, seed64
 from lorac.sd import noise
+from lorac.sd.blocks import Resnet
 from lorac.sd.checkpoint import BaseConfig, TextHeads, UNetHeads, VAEGroups, save_ldm
 from lorac.sd.clip import TextConfig, TextEncoder
 from lorac.sd.layers import Linear
 from lorac.sd.sampler import sample
 from lorac.sd.unet import Transformer, UNet, UNetConfig
-from lorac.sd.blocks import Resnet
-from lorac.sd.vae import SCALE, VAE, VAEConfig
+from lorac.sd.vae import FACTOR, SCALE, VAE, VAEConfig
 
 SEED = 1
-UNET = UNetConfig(width=32, context=64, heads=4, groups=8)
+UNET = UNetConfig(width=32, context=64, heads=2, groups=8)
 VAE_SIZES = VAEConfig(width=16, groups=8)
 TEXT = TextConfig(width=64, layers=12, heads=4, inner=256)
-CONFIG = BaseConfig(UNetHeads(4, 8), VAEGroups(8), TextHeads(4), resolution=data.SIZE, clip_skip=2)
+CONFIG = BaseConfig(UNetHeads(2, 8), VAEGroups(8), TextHeads(4), resolution=data.SIZE, clip_skip=2)
 
 CROP = 64
+
+PROMPTS = [
+    "1girl, school uniform, standing",
+    "1girl, solo, long hair, brown hair, blue eyes, smile, school uniform, serafuku, standing, full body, white background",
+    "1girl, twintails, pink hair, maid, maid apron, full body, white background",
+    "1girl, short hair, black hair, kimono, red kimono, japanese garden, torii, outdoors",
+    "1girl, ponytail, blonde hair, swimsuit, blue swimsuit, ocean, outdoors, cowboy shot",
+    "1girl, bob cut, blue hair, red eyes, hoodie, yellow hoodie, upper body, classroom",
+    "1girl, green hair, close-up, yellow eyes, smile, grey background",
+    "1girl, white hair, military uniform, military hat, black background, standing",
+    "1girl, red hair, dancer, dancing, arms up, tropical island, palm tree",
+    "1girl, glasses, brown hair, open mouth, upper body, blue background",
+    "1girl, dress, yellow dress, jumping, outstretched arms, pink background",
+    "1girl, capelet, green capelet, sitting, closed eyes, dark skin",
+]
+"""What the preview grids show."""
 
 
 def train_vae(args: argparse.Namespace) -> None:
@@ -48,10 +64,12 @@ def train_vae(args: argparse.Namespace) -> None:
     drawn = data.pictures(args.work, args.pictures, args.threads)
     torch.manual_seed(SEED)
     vae = VAE(VAE_SIZES).to(args.device)
-    plan = Plan(steps=args.steps, lr=1.2e-3, warmup=100, show_every=400, save_every=200)
+    with torch.no_grad():
+        vae.quant_conv.bias[VAE_SIZES.latent :] = -6  # Little noise at first: the decoder learns from what it can see.
+    plan = Plan(steps=args.steps, lr=1.2e-3, warmup=100, show_every=300, save_every=200)
 
-    def loss_at(step: int) -> Tensor:
-        stream = Stream(SEED, "vae batch", step)
+    def loss_at(step: int, part: int) -> Tensor:
+        stream = Stream(SEED, "vae batch", step, part)
         crop = step < 0.75 * plan.steps
         rows = [drawn[stream.below(len(drawn))] for _ in range(args.batch if crop else args.batch // 2)]
         if crop:
@@ -59,10 +77,11 @@ def train_vae(args: argparse.Namespace) -> None:
             rows = [row[:, y : y + CROP, x : x + CROP] for row, (y, x) in zip(rows, corners, strict=True)]
         x_BCHW = data.to_float(np.stack(rows)).to(args.device)
         mean, logvar = vae.encode(x_BCHW)
-        z_BCHW = mean + (0.5 * logvar).exp() * _normal(mean.shape, "vae noise", step).to(args.device)
+        z_BCHW = mean + (0.5 * logvar).exp() * _normal(mean.shape, "vae noise", step, part).to(args.device)
         y_BCHW = vae.decode(z_BCHW)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return F.l1_loss(y_BCHW, x_BCHW) + 0.5 * _edges(y_BCHW, x_BCHW) + 1e-4 * kl
+        pixels = F.l1_loss(y_BCHW, x_BCHW) + F.mse_loss(y_BCHW, x_BCHW)
+        return pixels + 0.5 * _edges(y_BCHW, x_BCHW) + 1e-4 * kl
 
     def show(step: int) -> None:
         x_BCHW = data.to_float(drawn[-12:]).to(args.device)
@@ -72,7 +91,7 @@ def train_vae(args: argparse.Namespace) -> None:
         _grid(torch.cat([x_BCHW, y_BCHW]), 12, args.work / f"vae-{step:06}.png")
 
     trainee = Trainee(vae, plan)
-    train(trainee, loss_at, show, args.work / "vae.state.safetensors")
+    train(trainee, loss_at, show, args.work / "vae.state.safetensors", args.threads)
     trainee.use_average()
     _standardise(vae, data.to_float(drawn[:512]).to(args.device))
     save_file(vae.state_dict(), args.work / "vae.safetensors")
@@ -98,8 +117,111 @@ def _standardise(vae: VAE, x_BCHW: Tensor) -> None:
     vae.quant_conv.bias[latent:] += 2 * scale.log()
 
 
-def _normal(shape: torch.Size, purpose: str, step: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed64(SEED, purpose, step))
+def train_unet(args: argparse.Namespace) -> None:
+    """Stage 2: the U-Net and the text encoder together, on the latents of stage 1, predicting the noise.
+
+    Loss weights are min-SNR with γ = 5 (Hang et al. 2023). One caption in ten is empty, for guidance.
+    """
+    vae = _vae(args)
+    z_NCHW = _latents(vae, args)
+    torch.manual_seed(SEED)
+    unet, text = UNet(UNET), TextEncoder(TEXT)
+    initialise(unet, text)
+    model = nn.ModuleDict({"unet": unet, "text": text}).to(args.device)
+    plan = Plan(steps=args.steps, lr=args.lr, warmup=200)
+    batch = args.batch * args.threads
+
+    def loss_at(step: int, part: int) -> Tensor:
+        stream = Stream(SEED, "unet batch", step, part)
+        indices = [stream.below(len(z_NCHW)) for _ in range(args.batch)]
+        ids_BL = torch.tensor([data.token_row(i, stream) for i in indices], device=args.device)
+        # One timestep from each of `batch` equal intervals: uniform, with less variance than independent draws.
+        times = [int((part * args.batch + i + stream.uniform()) / batch * noise.STEPS) for i in range(args.batch)]
+        t_B = torch.tensor(times, device=args.device)
+        x_BCHW = z_NCHW[indices]
+        noise_BCHW = _normal(x_BCHW.shape, "unet noise", step, part).to(args.device)
+        eps_BCHW = unet(noise.add_noise(x_BCHW, noise_BCHW, t_B), t_B, text(ids_BL, CONFIG.clip_skip))
+        return ((eps_BCHW - noise_BCHW).square().mean(dim=(1, 2, 3)) * _min_snr(t_B)).mean()
+
+    def show(step: int) -> None:
+        _grid(generate(unet, vae, text, PROMPTS), 6, args.work / f"unet-{step:06}.png")
+
+    trainee = Trainee(model, plan)
+    train(trainee, loss_at, show, args.work / "unet.state.safetensors", args.threads)
+    trainee.use_average()
+    save_ldm(args.out, unet, vae, text, CONFIG)
+    for name, part in (("U-Net", unet), ("VAE", vae), ("text encoder", text)):
+        print(f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters")
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+@torch.no_grad()
+def initialise(unet: UNet, text: TextEncoder) -> None:
+    """First weights: PyTorch's for linear layers; zero where a block joins its residual, as in the original.
+
+    Token embeddings start large enough that a tag is not drowned by the first layers' average. With clip skip 2 the
+    text encoder's last layer is never run in training; it is made to pass its input on, so that clip skip 1 works too.
+    """
+    for module in unet.modules():
+        if isinstance(module, Linear):
+            nn.init.kaiming_uniform_(module.matrix, a=5**0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, Resnet):
+            nn.init.zeros_(module.conv2.weight)
+    for module in unet.modules():
+        if isinstance(module, Transformer):
+            nn.init.zeros_(module.proj_out.weight)
+    nn.init.zeros_(unet.conv_out.weight)
+    nn.init.normal_(text.text_model.embeddings.token_embedding.weight, std=0.3)
+    nn.init.normal_(text.text_model.embeddings.position_embedding.weight, std=0.05)
+    last = text.text_model.encoder.layers[-1].requires_grad_(False)
+    for layer in (last.self_attn.out_proj, last.mlp.fc2):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def generate(unet: UNet, vae: VAE, text: TextEncoder, prompts: list[str], cfg: float = 5.0, steps: int = 20) -> Tensor:
+    """One picture for each prompt, (B, 3, 128, 128) in about [-1, 1]."""
+    device = unet.conv_in.weight.device
+    states_BLD = text(data.prompt_rows(["", *prompts]).to(device), CONFIG.clip_skip)
+    side = data.SIZE // FACTOR
+    noise_BCHW = _normal(torch.Size((len(prompts), 4, side, side)), "preview").to(device)
+    z_BCHW = sample(unet, states_BLD[1:], states_BLD[:1], noise_BCHW, steps, cfg)
+    return vae.decode(z_BCHW / SCALE)
+
+
+def _min_snr(t_B: Tensor, gamma: float = 5.0) -> Tensor:
+    snr_B = noise.snr(t_B)
+    return snr_B.clamp(max=gamma) / snr_B
+
+
+def _vae(args: argparse.Namespace) -> VAE:
+    vae = VAE(VAE_SIZES)
+    vae.load_state_dict(load_file(args.work / "vae.safetensors"))
+    return vae.to(args.device).requires_grad_(False)
+
+
+@torch.no_grad()
+def _latents(vae: VAE, args: argparse.Namespace) -> Tensor:
+    """Scaled latent means of all drawings, (N, 4, 16, 16), computed once and kept in the work folder."""
+    path = args.work / "latents.safetensors"
+    if not path.exists():
+        drawn = data.pictures(args.work, args.pictures, args.threads)
+        blocks = [drawn[i : i + 16] for i in range(0, len(drawn), 16)]
+
+        def encode(block: np.ndarray) -> Tensor:
+            with torch.no_grad():
+                return vae.encode(data.to_float(block).to(args.device))[0] * SCALE
+
+        with ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            save_file({"z": torch.cat(list(pool.map(encode, blocks)))}, path)
+    return load_file(path)["z"].to(args.device)
+
+
+def _normal(shape: torch.Size, purpose: str, *counters: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed64(SEED, purpose, *counters))
     return torch.randn(shape, generator=generator)
 
 
@@ -112,17 +234,19 @@ def _grid(x_BCHW: Tensor, columns: int, path: Path) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m lorac.mini.train", description=__doc__.partition("\n")[0])
-    parser.add_argument("stage", choices=["vae"])
+    parser.add_argument("stage", choices=["vae", "unet"])
     parser.add_argument("--work", type=Path, required=True, help="folder for data, snapshots and sample pictures")
-    parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("mini.safetensors"))
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True, help="drawings of one thread in one step")
+    parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--pictures", type=int, default=24000, help="how many drawings to learn from")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="1 with --device cuda")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    train_vae(args)
+    {"vae": train_vae, "unet": train_unet}[args.stage](args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The paper-doll world: `sample` invents a doll, `draw` paints it from attributes and a seed, `tags` names what is seen."""
+"""The paper-doll world: `sample` invents a doll, `draw` paints it, `tags` names what is seen."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ FRAMES = {
 class Placement:
     """Where a head is and how it is held.
 
-    x, y: its centre in pixels of a 128 picture; `tilt` in degrees clockwise; `turn`: how far the features move sideways,
-    in units of the doll (see `LOOKING_ASIDE`); `mirror` exchanges left and right of the whole doll.
+    x, y: its centre in pixels of a 128 picture; `tilt`: degrees clockwise; `turn`: how far the features move sideways,
+    in units of the doll (see `LOOKING_ASIDE`); `mirror`: left and right of the whole doll are exchanged.
     """
 
     x: float

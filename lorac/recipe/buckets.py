@@ -49,10 +49,8 @@ def choose_bucket(width: int, height: int, sizes: Sequence[Size]) -> Size:
 
 def scaled_size(width: int, height: int, bucket: Size) -> Size:
     """The size to which a picture is scaled so that it covers its bucket, before the crop."""
-    if width / height > bucket[0] / bucket[1]:
-        scale = bucket[1] / height
-    else:
-        scale = bucket[0] / width
+    wider = width / height > bucket[0] / bucket[1]
+    scale = bucket[1] / height if wider else bucket[0] / width
     return int(width * scale + 0.5), int(height * scale + 0.5)
 
 
@@ -66,9 +64,13 @@ def no_upscale(width: int, height: int, resolution: int, step: int) -> tuple[Siz
 
     A picture of more than resolution² pixels is scaled down to about that area, one side exactly on a step, whichever
     side keeps the ratio better; a smaller one stays. The bucket is the scaled size cut down to steps.
+    Raises ValueError for a picture that is narrower than a step, or would be.
     """
     scaled = (width, height)
     area = resolution * resolution
+    ideal = min(1.0, sqrt(area / (width * height)))
+    if min(width, height) * ideal < step:
+        raise ValueError(f"{width}x{height} pixels are too narrow for buckets of at least {step}")
     if width * height > area:
         ratio = width / height
         ideal_width = sqrt(area * ratio)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -12,17 +11,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from lorac.listing import shown_path
 from lorac.recipe.positions import KeyPath, dotted
 from lorac.recipe.schema import SECTIONS, Document, Section
-
-
-def shown_path(path: Path | str) -> str:
-    """`path` relative to the working directory when inside it, with forward slashes."""
-    path = Path(os.path.normpath(path))
-    try:
-        return path.relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return path.as_posix()
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
@@ -38,12 +29,13 @@ def missing_path_remedy(path: Path) -> str:
     while not missing.parent.exists():
         missing = missing.parent
     try:
-        names = sorted(os.listdir(missing.parent))
+        names = sorted(entry.name for entry in missing.parent.iterdir())
     except OSError:
         names = []
     guess = nearest(missing.name, names)
     if guess is None:
-        return f'there is no "{missing.name}" in {shown_path(missing.parent)}'
+        parent = shown_path(missing.parent)
+        return f'there is no "{missing.name}" in {"the current folder" if parent == "." else parent}'
     meant = missing.parent / guess / path.relative_to(missing)
     return f'did you mean "{shown_path(meant if meant.exists() else missing.parent / guess)}"?'
 
@@ -66,13 +58,13 @@ def bracketed(section: str) -> str:
     return f"[[{section}]]" if section in ("source", "regularisation") else f"[{section}]"
 
 
-def named(path: KeyPath) -> str:
+def named(path: KeyPath, joint: str = "in") -> str:
     """A key as a sentence names it: `seed in [train]`, `prompts[1].negative in [sample]`, `[[source]]`."""
     section, *rest = path
     if rest and isinstance(rest[0], int):
         rest = rest[1:]
     header = bracketed(str(section)) if section in SECTIONS else str(section)
-    return f"{dotted(tuple(rest))} in {header}" if rest else header
+    return f"{dotted(tuple(rest))} {joint} {header}" if rest else header
 
 
 def meant_key(key: str, section: type[Section]) -> KeyPath | None:
@@ -116,6 +108,8 @@ def given(value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
+        case "":
+            return "an empty string"
         case str():
             return f'the string "{value}"' if len(value) <= 60 else "a long string"
         case int() | float():

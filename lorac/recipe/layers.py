@@ -8,7 +8,8 @@ from pathlib import Path
 import tomli
 
 from lorac.errors import InputError, Problem
-from lorac.recipe.diagnostics import missing_path_remedy, shown_path
+from lorac.listing import shown_path
+from lorac.recipe.diagnostics import missing_path_remedy
 from lorac.recipe.places import Place, Tree
 from lorac.recipe.positions import parse_dotted, positions
 
@@ -77,6 +78,8 @@ def _toml_remedy(text: str, error: tomli.TOMLDecodeError) -> str:
     key, equals, value = line.partition("=")
     if "\\" in value and '"' in value:
         return "write paths with / or in 'single quotes'"
+    if "Cannot overwrite" in error.msg or "Cannot declare" in error.msg:
+        return "it is there already; take one out"
     if equals and value.strip()[:1].isalpha() and "Invalid value" in error.msg:
         return f'put text in quotes: {key.strip()} = "{value.strip()}"'
     return f"at column {error.colno}"

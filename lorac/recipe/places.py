@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorac.recipe.positions import KeyPath
+from lorac.recipe.positions import KeyPath, dotted
 from lorac.recipe.schema import EXCLUSIVE
 
 
@@ -70,9 +70,9 @@ class Tree:
         holder: Any = self.data
         for depth, part in enumerate(path):
             if isinstance(part, int) and not (isinstance(holder, list) and part < len(holder)):
-                return Finding(path, f"there is no element [{part}]", "count from 0, and only elements that exist")
+                return Finding(path, f"{dotted(path[:depth])} has no element [{part}]", "elements count from 0")
             if isinstance(part, str) and not isinstance(holder, dict):
-                return Finding(path, f'"{part}" is looked for in something that is not a table')
+                return Finding(path, f"{dotted(path[:depth])} is not a table", f'it cannot have a key "{part}"')
             if depth < len(path) - 1:
                 holder = holder.setdefault(part, {}) if isinstance(holder, dict) else holder[part]
         if path in EXCLUSIVE:

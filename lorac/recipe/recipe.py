@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from lorac.captions import Rules
 from lorac.recipe.places import Place
 from lorac.recipe.positions import KeyPath, parse_dotted
 from lorac.recipe.schema import Caption, Network, Output, Sample, Train
@@ -18,7 +19,8 @@ from lorac.recipe.schema import Caption, Network, Output, Sample, Train
 class PictureSet:
     """One folder or glob of pictures; a kohya training folder has become one set for each of its sub-folders.
 
-    `path` is absolute and may end in a glob (see `lorac.listing.pictures`); `where` is the recipe's line.
+    `path` is absolute and may end in a glob (see `lorac.listing.pictures`); `where` is the recipe's line. `trigger`
+    is empty for regularisation pictures, `caption` (for pictures without a text file) is None for sources.
     """
 
     path: str
@@ -27,6 +29,7 @@ class PictureSet:
     where: str
     trigger: tuple[str, ...] = ()
     caption: str | None = None
+    regularisation: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,28 @@ class Recipe:
             path = path[:-1]
         return str(self.places[path] if path else self.root)
 
+    def rules(self, pictures: PictureSet) -> Rules:
+        """The caption rules of a picture set. Regularisation captions are trained as they are written."""
+        if pictures.regularisation:
+            return Rules()
+        return Rules(
+            trigger=pictures.trigger,
+            exclude=self.caption.exclude,
+            replace=tuple(sorted(self.caption.replace.items())),
+            prefix=self.caption.prefix,
+            suffix=self.caption.suffix,
+        )
+
     def effective(self) -> dict[str, Any]:
-        """All settings as plain values, for `lorac plan` and `build.json`; keys as in the recipe."""
+        """All settings as plain values, for `lorac plan` and `build.json`; sections and keys as in the recipe."""
+        sections = {name: getattr(self, name) for name in ("caption", "network", "train", "sample", "output")}
         return {
-            "source": [{"path": s.path, "repeats": s.repeats, "trigger": s.trigger, "alpha": s.alpha} for s in self.sources],
-            "regularisation": [
-                {"path": s.path, "repeats": s.repeats, "caption": s.caption, "alpha": s.alpha} for s in self.regularisation
-            ],
-            **{
-                section: msgspec.to_builtins(getattr(self, section))
-                for section in ("caption", "network", "train", "sample", "output")
-            },
+            "source": [_entry(pictures) for pictures in self.sources],
+            "regularisation": [_entry(pictures) for pictures in self.regularisation],
+            **{name: msgspec.to_builtins(section) for name, section in sections.items()},
         }
+
+
+def _entry(pictures: PictureSet) -> dict[str, Any]:
+    own = {"caption": pictures.caption} if pictures.regularisation else {"trigger": list(pictures.trigger)}
+    return {"path": pictures.path, "repeats": pictures.repeats, **own, "alpha": pictures.alpha}

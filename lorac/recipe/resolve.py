@@ -3,66 +3,64 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import msgspec
 
 from lorac.captions import split_tags
 from lorac.errors import InputError, Problem
-from lorac.listing import expand, split_glob
-from lorac.recipe.diagnostics import missing_path_remedy, nearest, shown_path
-from lorac.recipe.places import Place, Tree
+from lorac.listing import KohyaFolder, expand, shown_path, split_glob
+from lorac.recipe.diagnostics import missing_path_remedy, nearest
+from lorac.recipe.places import Tree
 from lorac.recipe.recipe import PictureSet
 from lorac.recipe.schema import BUILTIN_BASE, Document, Regularisation, Source, Train
 
 
 def picture_sets(tree: Tree, document: Document, section: str, problems: list[Problem]) -> tuple[PictureSet, ...]:
     """The picture sets of all `[[source]]` or `[[regularisation]]` tables; what cannot be found goes to `problems`."""
-    sets: list[PictureSet] = []
     entries: tuple[Source | Regularisation, ...] = getattr(document, section)
-    for i, entry in enumerate(entries):
-        place = tree.place((section, i, "path"))
+    tables = tree.data.get(section, ())
+    # A table without a usable path is reported already and has no entry.
+    indices = [i for i, table in enumerate(tables) if isinstance(table, dict) and isinstance(table.get("path"), str)]
+    sets: list[PictureSet] = []
+    for i, entry in zip((i for i in indices if tables[i]["path"]), entries, strict=True):
         try:
-            sets += _sets(entry, place, str(tree.place((section, i, "repeats"))))
+            sets += _picture_sets(tree, (section, i), entry)
         except InputError as error:
             problems += error.problems
     return tuple(sets)
 
 
-def _sets(entry: Source | Regularisation, place: Place, repeats_place: str) -> list[PictureSet]:
-    where = str(place)
+def _picture_sets(tree: Tree, at: tuple[str, int], entry: Source | Regularisation) -> list[PictureSet]:
+    place = tree.place((*at, "path"))
     path = place.folder / entry.path
     folder, pattern = split_glob(path)
     if not folder.exists():
         cause = f'path "{shown_path(folder)}" does not exist'
-        raise InputError([Problem(where, cause, missing_path_remedy(folder))])
-    parts = expand(folder, where) if not pattern and folder.is_dir() else []
-    trigger = entry.trigger if isinstance(entry, Source) else None
-    caption = entry.caption if isinstance(entry, Regularisation) else None
+        raise InputError([Problem(str(place), cause, missing_path_remedy(folder))])
+    parts = expand(folder, str(place)) if not pattern and folder.is_dir() else []
     if not parts:
-        return [PictureSet(_absolute(path), entry.repeats or 1, entry.alpha, where, trigger or (), caption)]
+        return [_picture_set(str(place), entry, os.path.normpath(path), entry.repeats or 1)]
     if entry.repeats is not None:
-        cause = f"repeats is given, and so are the numbers of {shown_path(folder)}/{parts[0].folder.name}"
-        raise InputError([Problem(repeats_place, cause, "take repeats out, or name a sub-folder in path")])
+        cause = f'repeats is given, but "{shown_path(folder)}" has sub-folders like {parts[0].folder.name}'
+        remedy = "take repeats out, or name a sub-folder in path"
+        raise InputError([Problem(str(tree.place((*at, "repeats"))), cause, remedy)])
     return [
-        PictureSet(
-            path=_absolute(part.folder),
-            repeats=part.repeats,
-            alpha=entry.alpha,
-            where=where,
-            @@
-        )
-        for part in parts
+        _picture_set(str(place), _named_by(part, entry), os.path.normpath(part.folder), part.repeats) for part in parts
     ]
 
 
-def _class_trigger(class_tokens: str) -> tuple[str, ...]:
-    return tuple(split_tags(class_tokens))
+def _named_by(part: KohyaFolder, entry: Source | Regularisation) -> Source | Regularisation:
+    """`entry` with the trigger or caption that kohya takes from the folder's name, where the recipe gives none."""
+    if isinstance(entry, Source):
+        trigger = tuple(split_tags(part.class_tokens)) if entry.trigger is None else entry.trigger
+        return msgspec.structs.replace(entry, trigger=trigger)
+    return msgspec.structs.replace(entry, caption=entry.caption or part.class_tokens or None)
 
 
-def _absolute(path: Path) -> str:
-    """`path` without `..`, symbolic links left alone, so that messages show what the user wrote."""
-    return os.path.normpath(path)
+def _picture_set(where: str, entry: Source | Regularisation, path: str, repeats: int) -> PictureSet:
+    if isinstance(entry, Source):
+        return PictureSet(path, repeats, entry.alpha, where, trigger=entry.trigger or ())
+    return PictureSet(path, repeats, entry.alpha, where, caption=entry.caption, regularisation=True)
 
 
 def resolve_base(tree: Tree, train: Train, problems: list[Problem]) -> Train:
@@ -78,4 +76,4 @@ def resolve_base(tree: Tree, train: Train, problems: list[Problem]) -> Train:
         guess = nearest(train.base, [BUILTIN_BASE])
         remedy = f'did you mean "{guess}"?' if guess else missing_path_remedy(path)
         problems.append(Problem(str(place), f'base "{shown_path(path)}" does not exist', remedy))
-    return msgspec.structs.replace(train, base=_absolute(path))
+    return msgspec.structs.replace(train, base=os.path.normpath(path))

@@ -1,8 +1,8 @@
 """The recipe's sections: one definition for validation, defaults, JSON Schema and documentation.
 
-Keys use the words of kohya-ss/sd-scripts where it has one. Where ours is shorter, `key(kohya=…)` names its word, so that
-a copied `network_dim` is answered with `did you mean "dim"?`. Every section is a frozen struct, so that a recipe can be
-compared and handed to any thread. Lengths are pixels, learning rates are per optimiser step.
+Keys use the words of kohya-ss/sd-scripts where it has one. Where ours is shorter, `key(kohya=…)` names its word, so
+that a copied `network_dim` is answered with `did you mean "dim"?`. Every section is a frozen struct, so that a recipe
+can be compared and handed to any thread. Lengths are pixels, learning rates are per optimiser step.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Source(Section, frozen=True):
 class Regularisation(Section, frozen=True):
     """Ordinary pictures of the class; one [[regularisation]] for each folder. Matched one to one with the sources."""
 
-    path: Annotated[Text, key("Folder, glob, or kohya folder (sub-folders named like 1_1girl), relative to the recipe.")]
+    path: Annotated[
+        Text, key("Folder, glob, or kohya training folder (sub-folders named like 1_1girl), relative to the recipe.")
+    ]
     repeats: Annotated[
         Count | None, key("Repeats of each picture before the matching. 1 if absent.", kohya="num_repeats")
     ] = None
@@ -116,9 +118,9 @@ class Train(Section, frozen=True):
     ] = BUILTIN_BASE
     resolution: Annotated[
         Annotated[int, Meta(ge=64, le=2048, multiple_of=16)] | None,
-        key("Training pictures have about resolution² pixels. Absent: the base's own."),
+        key("Training pictures have about as many pixels as a square of this side. Absent: the base's own."),
     ] = None
-    enable_bucket: Annotated[bool, key("Sort pictures into shapes near their own instead of cropping to a square.")] = True
+    enable_bucket: Annotated[bool, key("Sort pictures into shapes near their own; false crops to a square.")] = True
     min_bucket_reso: Annotated[Pixels | None, key("Shortest side of a bucket. Absent: 5/8 of the resolution.")] = None
     max_bucket_reso: Annotated[Pixels | None, key("Longest side of a bucket. Absent: 15/8 of the resolution.")] = None
     bucket_reso_steps: Annotated[
@@ -128,7 +130,7 @@ class Train(Section, frozen=True):
     batch_size: Annotated[Count, key("Pictures per step.", kohya="train_batch_size")] = 1
     epochs: Annotated[
         Count | None,
-        key("Length in passes over all pictures; regularisation makes an epoch twice as long.", kohya="max_train_epochs"),
+        key("Length in passes over all pictures; regularisation doubles their number.", kohya="max_train_epochs"),
     ] = None
     steps: Annotated[Count | None, key("Length in optimiser steps.", kohya="max_train_steps")] = None
     learning_rate: Annotated[NotNegative, key("Learning rate of the U-Net and of the text encoder.")] = 1e-4
@@ -141,7 +143,11 @@ class Train(Section, frozen=True):
     lr_scheduler_num_cycles: Annotated[Count, key("Cycles of cosine_with_restarts; 1 makes it plain cosine.")] = 1
     lr_scheduler_power: Annotated[Positive, key("Exponent of polynomial.")] = 1.0
     lr_warmup_steps: Annotated[
-        Natural | Below1, key("Steps until the full learning rate, or a share of the run such as 0.05.")
+        Natural | Below1,
+        key(
+            "Steps until the full learning rate, or a share of the run such as 0.05.",
+            wanted="a number of steps, or a share of the run below 1",
+        ),
     ] = 0
     optimizer: Annotated[Literal["adamw"], key("The optimiser.", kohya="optimizer_type")] = "adamw"
     weight_decay: Annotated[NotNegative, key("AdamW's weight decay.")] = 0.01
@@ -192,7 +198,7 @@ class Output(Section, frozen=True):
         Text | None, key("Name of the LoRA. Absent: the recipe's file name. Not inherited.", kohya="output_name")
     ] = None
     comment: Annotated[str, key("Free text in the metadata.", kohya="training_comment")] = ""
-    metadata: Annotated[bool, key("Write settings, tag counts and folder names into the file, for web UIs to show.")] = True
+    metadata: Annotated[bool, key("Write settings, tag counts and folder names into the file for web UIs.")] = True
     preferred_weight: Annotated[Strength | None, key("Strength that web UIs insert when the LoRA is picked.")] = None
     negative: Annotated[str, key("Negative prompt that web UIs insert when the LoRA is picked.")] = ""
     notes: Annotated[str, key("Notes that web UIs show beside the LoRA.")] = ""

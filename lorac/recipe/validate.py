@@ -29,7 +29,7 @@ def _read_section(kind: type[Section], table: dict[str, Any], path: KeyPath, fou
     for key in table:
         if key not in known:
             meant = meant_key(key, kind)
-            cause = f'unknown key "{key}" in {named(path)}' if path else f'unknown key "{key}"'
+            cause = f'unknown key "{key}" in {named(path, "of")}' if path else f'unknown key "{key}"'
             found.append(Finding((*path, key), cause, unknown_key_remedy(key, kind, meant), meant))
     values = {}
     complete = True

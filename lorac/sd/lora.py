@@ -133,8 +133,8 @@ class Stack:
         self.down_MRI = nn.Parameter(down_MRI.to(weight_OI.device))
         self.up_MOR = nn.Parameter(up_MOR.to(weight_OI.device))
 
-    def base_MOI(self) -> Tensor:
-        """A copy of the frozen weights."""
+    def base(self) -> Tensor:
+        """A copy of the frozen weights, (M, O, I)."""
         return torch.stack([layer.matrix.detach() for layer in self.layers])
 
 
@@ -177,7 +177,7 @@ class LoRANetwork:
         ]
         size = sum(layer.weight.nbytes for stack in self.stacks for layer in stack.layers)
         self.merged = size <= MERGED_LIMIT if merged is None else merged
-        self._base = [stack.base_MOI() for stack in self.stacks] if self.merged else []
+        self._base = [stack.base() for stack in self.stacks] if self.merged else []
         self.refresh()
 
     @property
@@ -219,16 +219,37 @@ class LoRANetwork:
 
         1×1 convolutions have (R, I, 1, 1) and (O, R, 1, 1). The factors are views, float32.
         """
-        tensors = self.named([stack.down_MRI for stack in self.stacks], [stack.up_MOR for stack in self.stacks])
+        factors = {factor: factor.detach() for part in PARTS for factor in self.parameters(part)}
         alphas = {f"{target.name}.alpha": torch.tensor(self.alpha) for stack in self.stacks for target in stack.targets}
-        return tensors | alphas
+        return self.named(factors) | alphas
 
-    def named(self, downs_MRI: Sequence[Tensor], ups_MOR: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Stacks of the factors' shapes (the factors themselves, or an optimiser's moments) under kohya's names."""
-        tensors = {}
-        for stack, down_MRI, up_MOR in zip(self.stacks, downs_MRI, ups_MOR, strict=True):
-            ones = (1,) * (stack.layers[0].weight.dim() - 2)
-            for i, target in enumerate(stack.targets):
-                tensors[f"{target.name}.lora_down.weight"] = down_MRI[i].detach().unflatten(1, (-1, *ones))
-                tensors[f"{target.name}.lora_up.weight"] = up_MOR[i].detach().unflatten(1, (-1, *ones))
-        return tensors
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the factors from `tensors`, which may hold more than this LoRA.
+
+        Raises InputError if a factor is missing, or was made with another rank or alpha or for another base.
+        """
+        for name, tensor in self.state().items():
+            given = tensors.get(name)
+            if given is None or given.shape != tensor.shape:
+                shape = "nothing" if given is None else f"shape {list(given.shape)}"
+                cause = f"this LoRA has {shape} where shape {list(tensor.shape)} is needed"
+                raise InputError([Problem(name, cause, "use the rank, the targets and the base it was trained with")])
+            if tensor.dim() == 0 and given.item() != tensor.item():
+                cause = f"this LoRA has alpha {given.item():g} where {tensor.item():g} is needed"
+                raise InputError([Problem(name, cause, f"set network.alpha to {given.item():g}")])
+            tensor.copy_(given)
+        self.refresh()
+
+    def named(self, tensors: Mapping[nn.Parameter, Tensor]) -> dict[str, Tensor]:
+        """One tensor for each factor, of its shape (itself, or an optimiser's moment of it), under kohya's names.
+
+        The result consists of views.
+        """
+        views = {}
+        for stack in self.stacks:
+            for i, (target, layer) in enumerate(zip(stack.targets, stack.layers, strict=True)):
+                down_RI, up_OR = tensors[stack.down_MRI][i], tensors[stack.up_MOR][i]
+                ones = (1,) * (layer.weight.dim() - 2)
+                views[f"{target.name}.lora_down.weight"] = down_RI.view(*down_RI.shape, *ones)
+                views[f"{target.name}.lora_up.weight"] = up_OR.view(*up_OR.shape, *ones)
+        return views

@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lorac.digest import Digest, digest, file_digest
@@ -53,6 +53,19 @@ class Store:
     def scratch(self, key: Digest) -> Path:
         """A folder that an action may use, and finds again after a crash; `drop_scratch` removes it."""
         return self.root / "scratch" / key.hex()[:32]
+
+    def keep(self, key: Digest, name: str, write: Callable[[Path], None]) -> None:
+        """Put a file into an action's scratch folder in one step; `write` fills it."""
+        folder = self.scratch(key)
+        temporary = folder / f".{uuid.uuid4().hex[:12]}.tmp"
+        with files.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                write(temporary)
+                files.adopt(temporary, folder / name)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
 
     def drop_scratch(self, key: Digest) -> None:
         files.remove_tree(self.scratch(key))

@@ -62,8 +62,8 @@ def _cosine_with_restarts(curve: Curve, step: int) -> float:
 def _polynomial(curve: Curve, step: int) -> float:
     if step > curve.steps:
         return POLYNOMIAL_END / curve.base
-    remaining = 1.0 - curve.progress(step)
-    return ((curve.base - POLYNOMIAL_END) * remaining**curve.power + POLYNOMIAL_END) / curve.base
+    decay: float = (1.0 - curve.progress(step)) ** curve.power
+    return ((curve.base - POLYNOMIAL_END) * decay + POLYNOMIAL_END) / curve.base
 
 
 SCHEDULERS: dict[str, Callable[[Curve, int], float]] = {

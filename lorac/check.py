@@ -1,0 +1,119 @@
+"""`lorac check`: likely mistakes that are no errors. One rule, one function, one code.
+
+Rules come from the article's findings and from what users of other trainers report again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from lorac.captions import same, split_tags, unmatched
+from lorac.dataset import Folder, fitting, folders
+from lorac.recipe import arithmetic
+from lorac.recipe.recipe import Recipe
+from lorac.sd.tokenizer import Tokenizer
+
+BINDING = ("1girl", "1boy", "solo")
+"""Tags of every picture of a character; left in, they come to mean the character's outfit (the article's finding 11)."""
+STRONG = 5e-4
+"""Learning rate x alpha / dim above which the article's runs diverged or became unstable (finding 7)."""
+FEW = 8
+"""More repetitions than this in an epoch make a regularisation picture a training picture."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`where` is a line of the recipe or a file."""
+
+    code: str
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.code} {self.text}"
+
+
+Rule = Callable[[Recipe, Sequence[Folder]], Iterator[Finding]]
+
+
+def findings(recipe: Recipe) -> list[Finding]:
+    """Everything the rules find in one recipe. Raises InputError for captions that cannot be read."""
+    sets = folders(recipe)
+    return [finding for rule in RULES for finding in rule(recipe, sets)]
+
+
+def unmatched_rule(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L001: an exclude or replace rule that meets no tag is probably a typing error."""
+    raws = [c.raw for folder in sets if not folder.regularisation for c in folder.pictures if c.raw is not None]
+    for rule in unmatched(recipe.rules(recipe.sources[0]), raws) if recipe.sources else ():
+        yield Finding("L001", recipe.where("caption.exclude"), f'the rule for "{rule}" matches no tag; correct it or take it out')
+
+
+def truncated(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L002: tags behind the token limit are never learnt."""
+    encode, limit = Tokenizer().encode, recipe.train.max_token_length
+    for folder in sets:
+        for captioned in folder.pictures:
+            count = len(encode(captioned.text))
+            if count > limit:
+                lost = len(captioned.tags) - fitting(captioned.tags, limit)
+                remedy = "raise train.max_token_length" if limit < 225 else "shorten it"
+                text = f"the caption has {count} tokens, {lost} of its tags are behind the limit of {limit}; {remedy}"
+                yield Finding("L002", str(captioned.picture.caption_path or captioned.picture.path), text)
+
+
+def binding_tags(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L003: `1girl` and `solo`, left in, bind the outfit to those words."""
+    for tag in BINDING:
+        kept = [c for f in sets if not f.regularisation for c in f.pictures if same(tag) in map(same, c.tags)]
+        if kept:
+            text = f'"{tag}" stays in {len(kept)} captions and binds the character to it; add it to caption.exclude'
+            yield Finding("L003", recipe.where("caption.exclude"), text)
+
+
+def no_trigger(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L004: without a trigger word nothing calls the character."""
+    for folder in sets:
+        if not folder.regularisation and not folder.spec.trigger:
+            yield Finding("L004", folder.spec.where, "the source has no trigger words; give it some, as trigger = [\"name\"]")
+
+
+def shuffled_trigger(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L005: shuffling moves triggers that keep_tokens does not hold."""
+    if not recipe.caption.shuffle_caption:
+        return
+    for folder in sets:
+        tags = sum(len(split_tags(word)) for word in folder.spec.trigger)
+        if recipe.caption.keep_tokens < tags:
+            text = f"shuffling moves the {tags} trigger tags of {folder.label}; set keep_tokens = {tags}"
+            yield Finding("L005", recipe.where("caption.keep_tokens"), text)
+
+
+def few_regularisation(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L006: a handful of regularisation pictures, repeated, is learnt instead of the class."""
+    train = sum(len(f.pictures) * f.spec.repeats for f in sets if not f.regularisation)
+    repeats = [f.spec.repeats for f in sets if f.regularisation for _ in f.pictures]
+    order = arithmetic.regularisation_order(repeats, train)
+    if repeats and len(order) > FEW * len(repeats):
+        text = f"{len(repeats)} regularisation pictures fill {len(order)} samples an epoch; add pictures"
+        yield Finding("L006", recipe.where("regularisation"), text)
+
+
+def too_strong(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L007: when the learning rate goes up, alpha must go down."""
+    rate = (recipe.train.unet_lr or 0.0) * recipe.network.alpha / recipe.network.dim
+    if rate > STRONG:
+        text = f"learning rate x alpha / dim is {rate:g}, above {STRONG:g}: such runs diverge; lower alpha"
+        yield Finding("L007", recipe.where("network.alpha"), text)
+
+
+RULES: tuple[Rule, ...] = (
+    unmatched_rule,
+    truncated,
+    binding_tags,
+    no_trigger,
+    shuffled_trigger,
+    few_regularisation,
+    too_strong,
+)

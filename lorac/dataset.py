@@ -1,0 +1,87 @@
+"""A recipe's pictures and final captions as text, for the verbs that look without building.
+
+`plan`, `captions` and `check` read the folders directly: they answer before anything is in the store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorac.captions import apply, decode_caption, joined
+from lorac.errors import InputError, Problem
+from lorac.listing import Picture, pictures
+from lorac.recipe.recipe import PictureSet, Recipe
+from lorac.sd.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A picture, the caption as written (None without a file), and the tags that are trained."""
+
+    picture: Picture
+    raw: str | None
+    tags: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return joined(self.tags)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One source or regularisation folder."""
+
+    spec: PictureSet
+    regularisation: bool
+    pictures: tuple[Captioned, ...]
+
+    @property
+    def label(self) -> str:
+        return Path(self.spec.path).name
+
+
+def folders(recipe: Recipe) -> list[Folder]:
+    """All folders of a recipe, sources first. Raises InputError with every unreadable caption."""
+    found: list[Folder] = []
+    problems: list[Problem] = []
+    for spec, regularisation in [(s, False) for s in recipe.sources] + [(r, True) for r in recipe.regularisation]:
+        rules = recipe.rules(spec)
+        captioned = []
+        for picture in pictures(spec.path, recipe.caption.extension, spec.where):
+            try:
+                raw = _read(picture)
+            except ValueError as error:
+                cause, _, remedy = str(error).partition("; ")
+                problems.append(Problem(str(picture.caption_path), f"the caption {cause}", remedy))
+                continue
+            tags = apply(rules, spec.caption or "" if raw is None else raw)
+            captioned.append(Captioned(picture, raw, tags))
+        found.append(Folder(spec, regularisation, tuple(captioned)))
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _read(picture: Picture) -> str | None:
+    return None if picture.caption_path is None else decode_caption(Path(picture.caption_path).read_bytes())
+
+
+def caption_lines(recipe: Recipe) -> list[str]:
+    """Every final caption with its number of tokens; what is behind the limit is shown as cut off."""
+    encode, limit = Tokenizer().encode, recipe.train.max_token_length
+    lines = [f"{recipe.name}: captions are cut off at {limit} tokens"]
+    for folder in folders(recipe):
+        for captioned in folder.pictures:
+            count = len(encode(captioned.text))
+            lines.append(f"{folder.label}/{captioned.picture.name}  {count} tokens  {captioned.text}")
+            if count > limit:
+                kept = fitting(captioned.tags, limit)
+                lines.append(f"    cut off in the order written: {joined(captioned.tags[kept:])}")
+    return lines
+
+
+def fitting(tags: tuple[str, ...], limit: int) -> int:
+    """How many of the tags, from the first, fit into `limit` tokens as a whole."""
+    encode = Tokenizer().encode
+    return max((n for n in range(len(tags) + 1) if len(encode(joined(tags[:n]))) <= limit), default=0)

@@ -1,0 +1,106 @@
+"""The trained factors become the files that web UIs load: `NAME.safetensors` and `NAME.json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorac.captions import split_tags
+from lorac.digest import Manifest
+from lorac.engine.protocol import Failed, Made, Work
+from lorac.export import Facts, Folder, lora_file, metadata, sidecar
+from lorac.graph.nodes import Shape
+from lorac.recipe.arithmetic import epoch_count, warmup_steps
+from lorac.recipe.recipe import PictureSet, Recipe
+from lorac.recipe.schema import Caption, Network, Output, Sample, Train
+from lorac.train.schedule import Summary
+from lorac.train.slices import Slice, decode
+
+NAME = "export"
+VERSION = 1
+SHAPE = Shape.EACH
+POOL = "gpu"
+OUTPUTS = ("lora", "sidecar")
+
+
+def run(work: Work) -> Iterable[Made | Failed]:
+    from lorac.kinds.train import read_tensors
+
+    recipe = recipe_of(work.params)
+    folders = [_folder(work, number, folder) for number, folder in enumerate(work.params["folders"])]
+    buckets = _buckets(work)
+    for item in work.items:
+        part = decode(work.read(item.inputs["slice"]))
+        summary = msgspec.json.decode(work.read(item.inputs["summary"]), type=Summary)
+        facts = _facts(work, recipe, part, summary, folders, buckets)
+        state = read_tensors(work.open(item.inputs["lora"]))
+        lora = lora_file(state, metadata(recipe, facts), recipe.output.precision)
+        yield Made(item.index, {"lora": lora, "sidecar": sidecar(recipe, facts)})
+
+
+def recipe_of(params: Mapping[str, Any]) -> Recipe:
+    """The recipe as far as its settings are in the node's params; paths are not."""
+    sections = params["sections"]
+    sets = [
+        (folder["regularisation"], PictureSet(folder["name"], folder["repeats"], None, "", tuple(folder["trigger"])))
+        for folder in params["folders"]
+    ]
+    return Recipe(
+        name=params["name"],
+        file=Path(),
+        sources=tuple(pictures for regularisation, pictures in sets if not regularisation),
+        regularisation=tuple(pictures for regularisation, pictures in sets if regularisation),
+        caption=msgspec.convert(sections["caption"], Caption),
+        network=msgspec.convert(sections["network"], Network),
+        train=msgspec.convert(sections["train"], Train),
+        sample=Sample(),
+        output=msgspec.convert(sections["output"], Output),
+    )
+
+
+def _facts(
+    work: Work, recipe: Recipe, part: Slice, summary: Summary, folders: list[Folder], buckets: Mapping[tuple[int, int], int]
+) -> Facts:
+    params = work.params
+    hashed = Manifest()
+    for name in ("network", "train", "caption"):
+        hashed.field(name, params["sections"][name])
+    hashed.field("folders", params["folders"])
+    steps = part.first_step + len(part)
+    return Facts(
+        base_name=recipe.train.base,
+        base_hash=work.shared["base"].hex(),
+        resolution=params["resolution"],
+        bucket_sides=tuple(params["bucket_sides"]),
+        clip_skip=params["clip_skip"],
+        warmup_steps=warmup_steps(recipe.train.lr_warmup_steps, summary.steps),
+        summary=summary,
+        epoch=epoch_count(steps, summary.batches_per_epoch),
+        steps=steps,
+        folders=folders,
+        buckets=buckets,
+        recipe_hash=hashed.key().hex(),
+    )
+
+
+def _folder(work: Work, number: int, folder: Mapping[str, Any]) -> Folder:
+    captions = work.columns[f"caption.{number}"]
+    texts = work.read_many(captions)
+    tags = Counter(tag for digest in captions for tag in split_tags(texts[digest].decode()))
+    return Folder(folder["name"], folder["repeats"], len(captions), folder["regularisation"], tags)
+
+
+def _buckets(work: Work) -> dict[tuple[int, int], int]:
+    """Samples per bucket, repeats included, regularisation pictures before their matching."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for number, folder in enumerate(work.params["folders"]):
+        for digest in work.columns[f"bucket.{number}"]:
+            width, height = work.read(digest).split(b"x")
+            counts[int(width), int(height)] += folder["repeats"]
+    return dict(counts)
+
+

@@ -1,0 +1,106 @@
+"""Everything a build made, on one page."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+
+from lorac.engine.protocol import Failed, Made, Work
+from lorac.graph.nodes import Shape
+from lorac.kinds.image import read_ppm
+from lorac.kinds.train import read_losses
+from lorac.report.page import Folder, Picture, Report, Row, page
+from lorac.train.slices import Slice, decode
+
+NAME = "report"
+VERSION = 1
+SHAPE = Shape.ONE
+POOL = "cpu"
+OUTPUTS = ("html",)
+
+THUMBNAIL = 160
+"""Pixels of the longer side."""
+SHOWN_REGULARISATION = 60
+
+
+def run(work: Work) -> Iterable[Made | Failed]:
+    params = work.params
+    slices = [decode(work.read(digest)) for digest in work.columns["slice"]]
+    targets = params["settings"]["network"]["targets"]
+    report = Report(
+        name=params["name"],
+        recipe_file=params["recipe"],
+        comment=params["comment"],
+        settings=params["settings"],
+        folders=[
+            Folder(folder["name"], folder["repeats"], folder["regularisation"], len(work.columns[f"name.{number}"]))
+            for number, folder in enumerate(params["folders"])
+        ],
+        pictures=[picture for number in range(len(params["folders"])) for picture in _pictures(work, number)],
+        rows=[
+            Row(prompt["prompt"], prompt["negative"], work.read(row))
+            for prompt, row in zip(params["prompts"], work.columns.get("row", ()), strict=True)
+        ],
+        strengths=params["strengths"] if params["prompts"] else (),
+        losses=[loss for digest in work.columns["losses"] for loss in read_losses(work.read(digest))],
+        unet_lr=[rate for part in slices for rate in part.lr_unet] if "unet" in targets else (),
+        text_lr=[rate for part in slices for rate in part.lr_text] if "text_encoder" in targets else (),
+        epoch_ends=[part.first_step + len(part) for part in slices],
+        regularisation_steps=_regularisation_steps(work, slices),
+        summary=_summary(work),
+    )
+    yield Made(0, {"html": page(report)})
+
+
+def _pictures(work: Work, number: int) -> Iterable[Picture]:
+    folder = work.params["folders"][number]
+    end = SHOWN_REGULARISATION if folder["regularisation"] else None
+    columns = (work.columns[f"{port}.{number}"][:end] for port in ("name", "caption", "pixels"))
+    for name, caption, pixels in zip(*columns, strict=True):
+        width, height, thumbnail = _thumbnail(work.read(pixels))
+        text = work.read(caption).decode()
+        shown = work.read(name).decode("utf-8", "replace")
+        yield Picture(folder["name"], shown, text, width, height, thumbnail, folder["regularisation"])
+
+
+def _thumbnail(ppm: bytes) -> tuple[int, int, bytes]:
+    """(width, height of the training picture, a small PNG of it)."""
+    from PIL import Image
+
+    width, height, rgb = read_ppm(ppm)
+    image = Image.frombytes("RGB", (width, height), bytes(rgb))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return width, height, buffer.getvalue()
+
+
+def _regularisation_steps(work: Work, slices: list[Slice]) -> list[bool]:
+    """For each step whether it showed a regularisation picture; nothing when batches mix both."""
+    kinds = [
+        folder["regularisation"]
+        for number, folder in enumerate(work.params["folders"])
+        for _ in work.columns[f"name.{number}"]
+    ]
+    if any(size != 1 for part in slices for size in part.size) or not any(kinds):
+        return []
+    return [kinds[item] for part in slices for item in part.item]
+
+
+def _summary(work: Work) -> dict[str, int | float]:
+    summary = json.loads(work.read(work.columns["summary"][0]))
+    views = [
+        count
+        for count, folder in zip(summary["views"], work.params["folders"], strict=True)
+        if not folder["regularisation"]
+    ]
+    figures = {
+        "steps": summary["steps"],
+        "epochs": summary["epochs"],
+        "steps per epoch": summary["batches_per_epoch"],
+        "training samples per epoch": summary["train_samples"],
+        "regularisation samples per epoch": summary["regularisation_samples"],
+        "truncated captions": summary["truncated_captions"],
+    }
+    return {**figures, **({"views of each picture": views[0]} if len(set(views)) == 1 else {})}

@@ -1,0 +1,121 @@
+"""Pictures of one prompt: the LoRA off and at each strength, from the same noise, side by side."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lorac.engine.protocol import Failed, Made, Work
+from lorac.graph.nodes import Shape
+from lorac.rng import seed64
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from lorac.sd.clip import TextEncoder
+    from lorac.sd.lora import LoRANetwork
+    from lorac.sd.unet import UNet
+    from lorac.sd.vae import VAE
+
+NAME = "sample"
+VERSION = 1
+SHAPE = Shape.EACH
+POOL = "gpu"
+OUTPUTS = ("row", "preview")
+
+
+def run(work: Work) -> Iterable[Made | Failed]:
+    """`row` is a PNG of all strengths from left to right, `preview` one of the strongest."""
+    studio = Studio(work)
+    for done, item in enumerate(work.items):
+        pictures = [studio.draw(item.params, strength) for strength in work.params["strengths"]]
+        yield Made(item.index, {"row": png(side_by_side(pictures)), "preview": png(pictures[-1])})
+        work.progress(done + 1, len(work.items), "prompts")
+
+
+class Studio:
+    """The base with the LoRA on it, ready to draw."""
+
+    def __init__(self, work: Work) -> None:
+        from lorac.kinds import weights
+        from lorac.kinds.train import load_lora
+        from lorac.sd.device import pick
+        from lorac.sd.lora import LoRANetwork
+
+        self.params = work.params
+        self.device = pick()
+        to = {"device": self.device.name, "dtype": self.device.dtype}
+        self.unet: UNet = weights.unet(work.open(work.shared["unet"])).to(**to)
+        self.text: TextEncoder = weights.text_encoder(work.open(work.shared["text"])).to(**to)
+        self.vae: VAE = weights.vae(work.open(work.shared["vae"])).to(self.device.name)
+        self.lora: LoRANetwork = LoRANetwork(
+            self.unet, self.text, self.params["dim"], self.params["alpha"], self.params["targets"]
+        )
+        load_lora(self.lora, work.open(work.shared["lora"]))
+
+    def draw(self, prompt: Mapping[str, Any], strength: float) -> Image:
+        """One picture; the noise depends on the recipe's sample seed alone."""
+        import torch
+
+        from lorac.sd.sampler import sample
+        from lorac.sd.vae import FACTOR, SCALE
+
+        params = self.params
+        shape = (1, 4, params["height"] // FACTOR, params["width"] // FACTOR)
+        with torch.no_grad():
+            self.lora.set_strength(strength)
+            latents_BCHW = sample(
+                self.unet,
+                self._states(prompt["prompt"]),
+                self._states(prompt["negative"]),
+                self._noise(shape, 0),
+                params["steps"],
+                params["cfg_scale"],
+                params["sampler"],
+                lambda step: self._noise(shape, step + 1),
+            )
+            x_BCHW = self.vae.decode(latents_BCHW.float() / SCALE)
+        return to_image(x_BCHW[0])
+
+    def _states(self, text: str) -> Tensor:
+        import torch
+
+        from lorac.sd.tokenizer import Tokenizer, chunk
+
+        rows = chunk(Tokenizer().encode(text)[:75], 75)
+        states: Tensor = self.text(torch.tensor(rows, device=self.device.name), self.params["clip_skip"])
+        return states
+
+    def _noise(self, shape: tuple[int, ...], number: int) -> Tensor:
+        import torch
+
+        generator = torch.Generator().manual_seed(seed64(self.params["seed"], "sample noise", number) >> 1)
+        return torch.randn(shape, generator=generator).to(self.device.name, self.device.dtype)
+
+
+def to_image(x_CHW: Tensor) -> Image:
+    """A picture from values in [-1, 1], shape (3, H, W)."""
+    from PIL import Image as images
+
+    values_HWC = ((x_CHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().contiguous()
+    height, width = values_HWC.shape[:2]
+    return images.frombytes("RGB", (width, height), values_HWC.numpy().tobytes())
+
+
+def side_by_side(pictures: list[Image]) -> Image:
+    from PIL import Image as images
+
+    strip = images.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
+    left = 0
+    for picture in pictures:
+        strip.paste(picture, (left, 0))
+        left += picture.width
+    return strip
+
+
+def png(picture: Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()

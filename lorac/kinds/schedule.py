@@ -1,0 +1,51 @@
+"""Tokens, buckets and settings become the whole training run as data, cut where a LoRA is saved.
+
+Each slice is an item of its own, so that training goes on from the last slice that two runs have in common.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from lorac.digest import Digest
+from lorac.engine.protocol import Failed, Made, Work
+from lorac.graph.nodes import Shape
+from lorac.train.schedule import Item, Schedule, Settings, Subset
+from lorac.train.slices import encode
+
+NAME = "schedule"
+VERSION = 1
+SHAPE = Shape.LIST
+POOL = "cpu"
+OUTPUTS = ("slice", "summary")
+
+
+def run(work: Work) -> Iterable[Made | Failed]:
+    params = work.params
+    schedule = Schedule(
+        [_subset(work, number, **subset) for number, subset in enumerate(params["subsets"])],
+        Settings(**{name: params[name] for name in Settings.__dataclass_fields__ if name in params}),
+    )
+    summary = json.dumps(asdict(schedule.summary), sort_keys=True).encode()
+    done = 0
+    for index, part in enumerate(schedule.slices()):
+        yield Made(index, {"slice": encode(part), "summary": summary})
+        done += len(part)
+        work.progress(done, schedule.summary.steps, "steps")
+
+
+def _subset(work: Work, number: int, repeats: int, regularisation: bool) -> Subset:
+    buckets, tokens = work.columns[f"bucket.{number}"], work.columns[f"tokens.{number}"]
+    blobs = work.read_many([*buckets, *tokens])
+    known: dict[Digest, Item] = {}
+    items = []
+    for bucket, token in zip(buckets, tokens, strict=True):
+        pair = bucket + token
+        if pair not in known:
+            width, height = blobs[bucket].split(b"x")
+            tags = json.loads(blobs[token])
+            known[pair] = Item((int(width), int(height)), [tag[0] for tag in tags], [tag[1] for tag in tags])
+        items.append(known[pair])
+    return Subset(repeats, regularisation, items)

@@ -1,0 +1,158 @@
+"""One slice of the schedule trains the LoRA a little further; a chain of them is the whole run.
+
+The key of a link holds the state before it, its slice, the latents, the base and the settings. So a longer run goes on
+from a shorter one as far as their schedules agree, and a crash costs the steps since the last snapshot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorac.engine.protocol import Failed, Item, Made, Work
+from lorac.errors import InputError
+from lorac.graph.nodes import Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorac.sd.lora import LoRANetwork
+    from lorac.train.slices import Slice
+    from lorac.train.step import Trainer
+
+NAME = "train"
+VERSION = 1
+SHAPE = Shape.CHAIN
+POOL = "gpu"
+OUTPUTS = ("lora", "moments", "losses")
+
+SNAPSHOT = "snapshot.safetensors"
+_LORA = "lora_"
+
+
+def run(work: Work) -> Iterable[Made | Failed]:
+    """`lora` is float32 under kohya's names; `moments` the rest of the training state; `losses` float32, one a step."""
+    import torch
+
+    from lorac.sd.device import pick
+    from lorac.sd.safetensors import write
+    from lorac.train.loop import train_segment
+    from lorac.train.slices import decode
+
+    device = pick()
+    for item in work.items:
+        part = decode(work.read(item.inputs["slice"]))
+        if "trainer" not in work.session:
+            work.session["trainer"] = _trainer(work, part, device.name, device.dtype)
+            work.session["latents"] = [_mean(work, latent) for latent in _latents(work)]
+        before = _state_before(work, item)
+        first = int(before["step"]) - part.first_step if before else 0
+        started, done = time.perf_counter(), 0
+        whole = part.first_step + len(part)
+
+        def report(step: int, loss: float, part: Slice = part) -> None:
+            nonlocal done
+            done = step
+            work.progress(part.first_step + step, _total(work, part), f"steps, loss {loss:.4f}")
+
+        state, losses = train_segment(
+            work.session["trainer"],
+            part,
+            work.session["latents"],
+            state=before,
+            progress=report,
+            cancelled=work.cancelled,
+            snapshot=lambda state: work.keep(SNAPSHOT, lambda path: write(path, state, {})),
+        )
+        work.measure(
+            {"steps": done - first, "seconds": time.perf_counter() - started, "peak_bytes": device.peak_bytes()}
+        )
+        assert int(state["step"]) == whole
+        yield Made(item.index, _outputs(work, state, torch.tensor(losses)))
+
+
+def load_lora(lora: LoRANetwork, blob: Path | bytes) -> None:
+    """Give a network the factors that a link of the chain left."""
+    lora.load_state(read_tensors(blob))
+
+
+def read_losses(data: bytes) -> list[float]:
+    """The losses of one link, one for each step."""
+    from array import array
+
+    values = array("f")
+    values.frombytes(data)
+    return values.tolist()
+
+
+def _trainer(work: Work, part: Slice, device: str, dtype: object) -> Trainer:
+    from lorac.kinds import weights
+    from lorac.sd.lora import LoRANetwork
+    from lorac.train.step import Optimisation, Trainer
+
+    params = work.params
+    unet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
+    text = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
+    lora = LoRANetwork(unet, text, params["dim"], params["alpha"], params["targets"], params["seed"])
+    settings = Optimisation(params["weight_decay"], tuple(params["betas"]), params["eps"], params["max_grad_norm"])
+    return Trainer(
+        unet,
+        text,
+        lora,
+        trained=params["targets"],
+        clip_skip=params["clip_skip"],
+        max_token_length=part.max_token_length,
+        settings=settings,
+    )
+
+
+def _latents(work: Work) -> list[bytes]:
+    """The latents' digests in the order in which the schedule counts pictures."""
+    ports = sorted((port for port in work.columns if port.startswith("latent.")), key=lambda port: int(port[7:]))
+    return [digest for port in ports for digest in work.columns[port]]
+
+
+def _mean(work: Work, latent: bytes) -> Tensor:
+    from lorac.sd.safetensors import deserialise
+
+    return deserialise(work.read(latent), "latent")[0]["mean"]
+
+
+def _state_before(work: Work, item: Item) -> dict[str, Tensor] | None:
+    """A snapshot of this link if there is one, else the end of the link before it; None at the start of the run."""
+    snapshot = work.scratch / SNAPSHOT
+    if snapshot.exists():
+        try:
+            return read_tensors(snapshot)
+        except InputError:  # a disk that lied about flushing: begin the link again
+            snapshot.unlink()
+    if "previous.lora" not in item.inputs:
+        return None
+    lora, moments = (work.open(item.inputs[f"previous.{name}"]) for name in ("lora", "moments"))
+    return {**read_tensors(lora), **read_tensors(moments)}
+
+
+def read_tensors(blob: Path | bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors blob, on the CPU."""
+    from lorac.sd.safetensors import deserialise, read
+
+    return (read(blob) if isinstance(blob, Path) else deserialise(blob, "training state"))[0]
+
+
+def _outputs(work: Work, state: dict[str, Tensor], losses: Tensor) -> dict[str, bytes | Path]:
+    """The state as two files, so that the moments, two thirds of it, can be dropped alone."""
+    from lorac.sd.safetensors import write
+
+    work.scratch.mkdir(parents=True, exist_ok=True)
+    lora, moments = work.scratch / "lora.safetensors", work.scratch / "moments.safetensors"
+    write(lora, {name: tensor for name, tensor in state.items() if name.startswith(_LORA)}, {})
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith(_LORA) and name != "losses"}
+    write(moments, rest, {})
+    return {"lora": lora, "moments": moments, "losses": losses.float().numpy().tobytes()}
+
+
+def _total(work: Work, part: Slice) -> int:
+    """Steps of the whole run: all slices but the last are as long as the first."""
+    return max(part.first_step + len(part), work.total * len(part))

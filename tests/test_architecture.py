@@ -1,0 +1,106 @@
+"""The directions of DESIGN's imports, held by reading the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "numpy", "PIL", "transformers", "safetensors", "tokenizers", "rich"}
+
+# package -> what it may import of lorac; "" stands for modules directly in lorac/
+ALLOWED = {
+    "errors": set(),
+    "rng": set(),
+    "digest": set(),
+    "captions": {"rng"},
+    "listing": {"errors"},
+    "recipe": {"errors", "captions", "listing", "sd"},
+    "graph": {"digest", "errors", "recipe"},
+    "store": {"digest", "errors"},
+    "engine": {"digest", "errors", "graph", "store"},
+    "sd": {"errors", "rng", "kernels"},
+    "kernels": set(),
+    "train": {"errors", "rng", "captions", "recipe", "sd", "kernels"},
+    "report": {"errors", "digest"},
+    "mini": {"errors", "rng", "sd"},
+}
+# What may import the heavy packages at the top of a module: only what runs inside a kind.
+HEAVY_ALLOWED = {"sd", "train", "mini", "kernels"}
+LIGHT_ANYWAY = {
+    "lorac/sd/safetensors.py",
+    "lorac/sd/tokenizer.py",
+    "lorac/sd/names.py",
+    "lorac/train/schedule.py",
+    "lorac/train/slices.py",
+    "lorac/train/lr.py",
+}
+"""Modules of those packages that null builds import."""
+
+
+def modules() -> Iterator[tuple[Path, str, ast.Module]]:
+    for folder in ("lorac", "kernels"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            relative = path.relative_to(ROOT)
+            package = "kernels" if folder == "kernels" else relative.parts[1].removesuffix(".py")
+            yield relative, package, ast.parse(path.read_text("utf-8"))
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of what is imported, `TYPE_CHECKING` blocks left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        else:
+            yield from imported(node)
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path, package, tree in modules():
+        if package not in ALLOWED:
+            continue  # kinds, the verbs and cli stand on top of everything
+        for name in imported(tree):
+            parts = name.split(".")
+            if parts[0] == "lorac" and len(parts) > 1 and parts[1] not in ALLOWED[package] | {package}:
+                wrong.append(f"{path} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_heavy_packages_are_imported_late() -> None:
+    wrong = []
+    for path, package, tree in modules():
+        if package in HEAVY_ALLOWED and path.as_posix() not in LIGHT_ANYWAY:
+            continue
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {name.split(".")[0] for node in top for name in imported(ast.Module([node], []))}
+        wrong += [f"{path} imports {name} at its top" for name in names & HEAVY]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("module", ["lorac.cli", "lorac.kinds.registry", "lorac.graph.lower", "lorac.recipe.load"])
+def test_what_a_null_build_imports_is_light(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & {HEAVY!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_only_the_store_renames_and_flushes() -> None:
+    wrong = []
+    for path, package, tree in modules():
+        if package in ("store", "mini"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in ("fsync", "rename") and isinstance(node.value, ast.Name):
+                wrong.append(f"{path}:{node.lineno}")
+    assert not wrong, "\n".join(wrong)

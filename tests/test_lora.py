@@ -1,0 +1,152 @@
+"""LoRA: kohya's modules, the two forms, the initial values, states."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lorac.errors import InputError
+from lorac.sd.lora import LoRANetwork, modules
+from tests.small import base
+
+Base = tuple[torch.nn.Module, torch.nn.Module]
+CASES = Path(__file__).parent / "cases"
+
+
+@pytest.fixture(scope="module")
+def models() -> Base:
+    return base()
+
+
+def run(models: Base, seed: int = 0) -> Tensor:
+    """One forward pass through everything."""
+    unet, text_encoder = models
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 49408, (1, 2, 77), generator=generator)
+    output: Tensor = unet(torch.randn(1, 4, 16, 16, generator=generator), torch.tensor([500]), text_encoder(ids, 2))
+    return output
+
+
+def fill(lora: LoRANetwork, seed: int = 3) -> None:
+    """Factors as after some training: `up` is not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    lora.load_state(
+        {
+            name: tensor if tensor.dim() == 0 else torch.randn(tensor.shape, generator=generator) * 0.02
+            for name, tensor in sorted(lora.state().items())
+        }
+    )
+
+
+def test_names_and_shapes_are_those_of_a_file_that_sd_scripts_wrote(models: Base) -> None:
+    # kohya_keys.txt: every tensor of a rank-128 LoRA trained by sd-scripts on a 320-channel U-Net.
+    expected: dict[str, list[int]] = {}
+    for line in (CASES / "kohya_keys.txt").read_text("utf-8").splitlines():
+        name, shape = line.split("\t")
+        expected[name] = [int(n) for n in re.findall(r"\d+", shape)]
+    ours = LoRANetwork(*models, rank=128, alpha=128).state()
+    assert ours.keys() == expected.keys()
+    assert {name: len(shape) for name, shape in expected.items()} == {name: t.dim() for name, t in ours.items()}
+    assert [target.part for target in modules(("unet", "text_encoder"))] == ["text_encoder"] * 72 + ["unet"] * 192
+    full = {name: shape for name, shape in expected.items() if not name.endswith("alpha")}
+    assert sum(torch.Size(shape).numel() for shape in full.values()) == 589_824 * 128
+
+
+def test_a_new_lora_changes_nothing(models: Base) -> None:
+    before = run(models)
+    for merged in (True, False):
+        lora = LoRANetwork(*models, rank=4, alpha=1, merged=merged)
+        torch.testing.assert_close(run(models), before)
+        lora.detach()
+
+
+def test_initial_values_depend_on_the_module_and_not_on_the_other_targets(models: Base) -> None:
+    both = LoRANetwork(*models, rank=4, alpha=1, seed=7).state()
+    alone = LoRANetwork(*models, rank=4, alpha=1, targets=("unet",), seed=7).state()
+    assert len(alone) == 192 * 3
+    assert all(torch.equal(alone[name], both[name]) for name in alone)
+    other = LoRANetwork(*models, rank=4, alpha=1, seed=8).state()
+    name = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
+    assert not torch.equal(both[name], other[name])
+    bound = both[name].shape[1] ** -0.5
+    assert 0.9 * bound < both[name].abs().max() <= bound
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(4, 1.0), (200, 200.0)])
+def test_merged_and_added_forms_give_equal_outputs_and_gradients(models: Base, rank: int, alpha: float) -> None:
+    results = []
+    for merged in (True, False):
+        lora = LoRANetwork(*models, rank=rank, alpha=alpha, merged=merged)
+        fill(lora)
+        output = run(models)
+        output.square().sum().backward()
+        factors = [factor for part in ("text_encoder", "unet") for factor in lora.parameters(part)]
+        gradients = lora.named({factor: factor.grad for factor in factors if factor.grad is not None})
+        assert len(gradients) == 528
+        results.append((output.detach(), gradients))
+        lora.detach()
+    (merged_output, merged_gradients), (added_output, added_gradients) = results
+    torch.testing.assert_close(merged_output, added_output, rtol=1e-4, atol=1e-5)
+    for name, gradient in added_gradients.items():
+        error = (merged_gradients[name] - gradient).norm()
+        assert error <= 1e-4 * gradient.norm(), name
+
+
+def test_the_base_gets_no_gradients(models: Base) -> None:
+    lora = LoRANetwork(*models, rank=2, alpha=1)
+    run(models).sum().backward()
+    assert all(parameter.grad is None for model in models for parameter in model.parameters())
+    lora.detach()
+
+
+def test_strength_scales_the_change_of_a_weight_and_zero_is_the_base(models: Base) -> None:
+    bare = run(models)
+    with torch.no_grad():
+        lora = LoRANetwork(*models, rank=4, alpha=2)
+        fill(lora)
+        state = lora.state()
+        for merged in (True, False):
+            lora = LoRANetwork(*models, rank=4, alpha=2, merged=merged)
+            lora.load_state(state)
+            layer = models[0].get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+            prefix = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+            delta = state[f"{prefix}.lora_up.weight"] @ state[f"{prefix}.lora_down.weight"]
+            eye = torch.eye(64)
+            for strength in (0.5, -1.0, 1.0):
+                lora.set_strength(strength)
+                change = layer(eye).T - layer.weight
+                torch.testing.assert_close(change, strength * 2 / 4 * delta, rtol=1e-4, atol=1e-6)
+            assert not torch.allclose(run(models), bare, atol=1e-3)
+            lora.set_strength(0.0)
+            torch.testing.assert_close(run(models), bare)
+            lora.detach()
+
+
+def test_a_half_precision_base_keeps_float32_factors() -> None:
+    unet, text_encoder = base()
+    for model in (unet, text_encoder):
+        model.to(torch.bfloat16)
+    for merged in (True, False):
+        lora = LoRANetwork(unet, text_encoder, rank=4, alpha=4, merged=merged)
+        layer = unet.get_submodule("mid_block.attentions.0.proj_in")
+        output = layer(torch.randn(3, 128, dtype=torch.bfloat16))
+        assert output.dtype == torch.bfloat16
+        output.float().sum().backward()
+        assert all(factor.dtype == torch.float32 for factor in lora.parameters("unet"))
+        assert any(factor.grad is not None and factor.grad.any() for factor in lora.parameters("unet"))
+
+
+def test_load_state_explains_what_does_not_fit(models: Base) -> None:
+    state = LoRANetwork(*models, rank=4, alpha=2).state()
+    other = LoRANetwork(*models, rank=4, alpha=1)
+    with pytest.raises(InputError, match="alpha 2 where 1 is needed"):
+        other.load_state(state)
+    with pytest.raises(InputError, match=r"shape \[4, 64\] where shape \[8, 64\]"):
+        LoRANetwork(*models, rank=8, alpha=2).load_state(state)
+    with pytest.raises(InputError, match="nothing where shape"):
+        other.load_state({})
+    other.detach()
