@@ -1,0 +1,1 @@
+"""Fused operations, one per file beside its plain definition. Installed as `lorac.kernels`."""

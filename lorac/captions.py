@@ -58,11 +58,9 @@ def decode_caption(data: bytes) -> str:
 
 def _guess(data: bytes) -> str:
     """The Japanese encoding that a file written by an older Windows program probably has."""
-    try:
-        data.decode("cp932")
-    except UnicodeDecodeError:
-        return ""
-    return " but probably Shift-JIS (cp932)"
+    text = data.decode("cp932", errors="replace")
+    japanese = any("\u3040" <= char <= "\u9fff" for char in text)  # kana and kanji
+    return " but probably Shift-JIS (cp932)" if japanese and "\ufffd" not in text else ""
 
 
 @dataclass(frozen=True)

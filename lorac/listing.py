@@ -49,6 +49,14 @@ def shown_path(path: Path | str) -> str:
     return (path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path).as_posix()
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something at `path` that can be reached; never raises, unlike `Path.exists`."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def pictures(path: Path | str, extension: str = ".txt", where: str = "") -> list[Picture]:
     """The pictures that `path` (absolute: a folder, a file or a glob) means, sorted by name; folders are not recursed.
 
@@ -82,7 +90,7 @@ def split_glob(path: Path) -> tuple[Path, tuple[str, ...]]:
     """The folder that surely is one, and the parts of the glob below it; a name that exists is never a glob."""
     parts = path.parts
     for i, part in enumerate(parts):
-        if any(sign in part for sign in "*?[") and not Path(*parts[: i + 1]).exists():
+        if any(sign in part for sign in "*?[") and not exists(Path(*parts[: i + 1])):
             rest = parts[i:]
             return Path(*parts[:i]), (*rest, "*") if rest[-1] == "**" else rest
     return path, ()
@@ -165,9 +173,9 @@ def _scan(
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            dot = name.rfind(".")
-            if dot == 0:
+            if name[0] == ".":
                 continue
+            dot = name.rfind(".")
             kind = name[dot:].lower() if dot > 0 else ""
             if kind in EXTENSIONS and (match is None or match.match(name)):
                 candidates.append((name[:dot], entry))

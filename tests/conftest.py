@@ -1,4 +1,4 @@
-"""What several tests need: a tiny base with random weights, pictures, and a recipe that trains in a second."""
+"""Fixtures that several tests use."""
 
 from __future__ import annotations
 
@@ -8,96 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from lorac.rng import Stream
+from tests.tiny import make_project, save_base
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A single-file checkpoint of the real architecture with 3 million random weights, for 64 px pictures."""
-    import torch
-
-    from lorac.sd.checkpoint import BaseConfig, TextHeads, UNetHeads, VAEGroups, save_ldm
-    from lorac.sd.clip import TextConfig, TextEncoder
-    from lorac.sd.unet import UNet, UNetConfig
-    from lorac.sd.vae import VAE, VAEConfig
-
-    unet = UNet(UNetConfig(width=16, context=16, heads=2, groups=4))
-    vae = VAE(VAEConfig(width=8, groups=4))
-    text = TextEncoder(TextConfig(width=16, layers=12, heads=2, inner=32))
-    generator = torch.Generator().manual_seed(5)
-    for model in (unet, vae, text):
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                torch.nn.init.constant_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
-            else:
-                torch.nn.init.normal_(parameter, std=(parameter[0].numel()) ** -0.5, generator=generator)
-    config = BaseConfig(UNetHeads(2, 4), VAEGroups(4), TextHeads(2), resolution=64, clip_skip=2)
+    """The file of `tests.tiny.save_base`."""
     path = tmp_path_factory.mktemp("base") / "tiny ベース.safetensors"
-    save_ldm(path, unet, vae, text, config)
+    save_base(path)
     return path
 
 
-def draw_pictures(folder: Path, count: int, seed: int = 1, size: tuple[int, int] = (72, 64)) -> None:
-    """Pictures of coloured blocks with captions; numbers and colours follow from the seed."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        stream = Stream(seed, "test picture", number)
-        image = Image.new("RGB", size, tuple(stream.below(256) for _ in range(3)))
-        image.paste(tuple(stream.below(256) for _ in range(3)), (10, 10, 40, 50))
-        image.save(folder / f"絵 {number:02}.png")
-        tags = ["1girl", "solo", f"colour {stream.below(9)}", "smile", f"thing {number}"]
-        (folder / f"絵 {number:02}.txt").write_text(", ".join(tags), encoding="utf-8")
-
-
-RECIPE = """
-[[source]]
-path = "pictures"
-repeats = 2
-trigger = ["izumi riho"]
-
-[[regularisation]]
-path = "class"
-
-[caption]
-exclude = ["1girl", "solo"]
-shuffle_caption = true
-keep_tokens = 1
-
-[network]
-dim = 2
-alpha = 2
-
-[train]
-base = "BASE"
-epochs = 2
-learning_rate = 1e-3
-lr_scheduler = "cosine_with_restarts"
-lr_warmup_steps = 0.1
-save_every_n_epochs = 1
-
-[sample]
-prompts = ["1girl, izumi riho"]
-strengths = [1.0]
-steps = 2
-cfg_scale = 2.0
-sampler = "euler_a"
-"""
-
-
 @pytest.fixture
-def project(tmp_path: Path, tiny_base: Path) -> Callable[[str], Path]:
-    """`project("a")` makes a folder with three pictures, two regularisation pictures and a recipe that uses them."""
-
-    def make(name: str = "project") -> Path:
-        folder = tmp_path / name
-        draw_pictures(folder / "pictures", 3)
-        draw_pictures(folder / "class", 2, seed=2)
-        text = RECIPE.replace('"BASE"', f"'{tiny_base}'")
-        (folder / "recipe.toml").write_text(text, encoding="utf-8")
-        return folder
-
-    return make
+def project(tmp_path: Path, tiny_base: Path) -> Callable[..., Path]:
+    """`project("a")` makes a folder with pictures and a recipe; see `tests.tiny.make_project`."""
+    return lambda name="project": make_project(tmp_path / name, tiny_base)

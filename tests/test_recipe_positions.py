@@ -78,7 +78,7 @@ SCALARS = st.one_of(
     st.text("ab#[]{}=,\n\"'", max_size=8).filter(lambda text: "'''" not in text).map(lambda text: f"'''{text}'''"),
     st.text("ab#[]{}=,\n\"'", max_size=8).filter(lambda text: '"""' not in text).map(lambda text: f'"""{text}"""'),
 )
-BREAK = st.sampled_from(["", " ", "\n", " # c ] , = \"\n  ", "\n\n\t"])
+BREAK = st.sampled_from(["", " ", "\n", ' # c ] , = "\n  ', "\n\n\t"])
 
 
 @st.composite
@@ -111,19 +111,16 @@ VALUES = st.recursive(SCALARS, lambda inner: st.one_of(array(inner), inline(inne
 
 
 @st.composite
+def line(draw: st.DrawFn) -> str:
+    name = ".".join(draw(st.lists(key(), min_size=1, max_size=3)))
+    if draw(st.booleans()):
+        return f"{name} = {draw(VALUES)}"
+    return draw(st.sampled_from([f"[{name}]", f" [ {name} ] # t", f"[[{name}]]", f"[[ {name} ]]", "", "# x = 1"]))
+
+
+@st.composite
 def documents(draw: st.DrawFn) -> str:
-    lines = []
-    for _ in range(draw(st.integers(0, 8))):
-        name = ".".join(draw(st.lists(key(), min_size=1, max_size=3)))
-        lines.append(
-            draw(
-                st.one_of(
-                    VALUES.map(lambda value, name=name: f"{name} = {value}"),
-                    st.sampled_from([f"[{name}]", f" [ {name} ] # t", f"[[{name}]]", f"[[ {name} ]]", "", "# x = 1"]),
-                )
-            )
-        )
-    return draw(st.sampled_from(["\n", "\r\n"])).join(lines)
+    return draw(st.sampled_from(["\n", "\r\n"])).join(draw(st.lists(line(), max_size=8)))
 
 
 def _word(written: str) -> str:
@@ -157,7 +154,9 @@ def test_every_key_has_the_line_it_stands_on(text: str) -> None:
             assert any(spelling in lines[line - 1] for spelling in spellings), (path, line)
 
 
-@given(st.lists(st.one_of(KEYS, st.integers(0, 12)), min_size=1, max_size=4).filter(lambda path: isinstance(path[0], str)))
+@given(
+    st.lists(st.one_of(KEYS, st.integers(0, 12)), min_size=1, max_size=4).filter(lambda path: isinstance(path[0], str))
+)
 def test_dotted_keys_survive_the_round_trip(parts: list[str | int]) -> None:
     assert parse_dotted(dotted(tuple(parts))) == tuple(parts)
 

@@ -7,8 +7,9 @@ folders, so the key says everything that can change the result.
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -70,39 +71,47 @@ class Work:
     session: dict[str, Any] = field(default_factory=dict)
 
 
-class Kind(Protocol):
-    """A module in `lorac/kinds/`."""
+class Described(Protocol):
+    """What every kind says of itself. Properties, so that a module's constants of a narrower type fit."""
 
-    NAME: str
-    VERSION: int
-    """Bumped whenever the same inputs may give other bytes."""
-    SHAPE: Shape
-    POOL: str
-    """"cpu" (many at once) or "gpu" (one at a time: whatever uses torch)."""
-    OUTPUTS: tuple[str, ...]
+    @property
+    def NAME(self) -> str: ...  # noqa: N802
+
+    @property
+    def VERSION(self) -> int:  # noqa: N802
+        """Raised whenever the same inputs may give other bytes."""
+
+    @property
+    def SHAPE(self) -> Shape: ...  # noqa: N802
+
+    @property
+    def OUTPUTS(self) -> tuple[str, ...]: ...  # noqa: N802
+
+
+class Kind(Described, Protocol):
+    """A module in `lorac/kinds/` that makes something from blobs."""
+
+    @property
+    def POOL(self) -> str:  # noqa: N802
+        """"cpu" (many at once) or "gpu" (one at a time: whatever uses torch)."""
 
     def run(self, work: Work) -> Iterable[Made | Failed]: ...
 
 
 class FileReader(Protocol):
-    """How a scanning kind learns what files hold."""
+    """How a scanner learns what files hold: paths with their stat results, to digests."""
 
-    def __call__(self, paths: Sequence[tuple[Path, Any]], *, ingest: bool = True) -> list[Digest]: ...
+    def __call__(self, paths: Sequence[tuple[str | Path, os.stat_result]], *, ingest: bool = True) -> list[Digest]: ...
 
 
-class Scanner(Protocol):
+class Scanner(Described, Protocol):
     """A kind that looks at the user's files. It runs in every build, so it must be quick, and has no key of its own."""
 
-    NAME: str
-    VERSION: int
-    SHAPE: Shape
-    OUTPUTS: tuple[str, ...]
-    INGESTS: bool
-    """Whether the store holds what the digests stand for."""
+    @property
+    def INGESTS(self) -> bool:  # noqa: N802
+        """Whether the store holds what the digests stand for."""
 
     def scan(
         self, params: Mapping[str, Any], hints: Mapping[str, Any], read: FileReader
-    ) -> tuple[list[str], dict[str, list[Digest]], dict[Digest, bytes]]: ...
-
-
-__all__ = ["FileReader", "Failed", "Item", "Iterator", "Kind", "Made", "Outputs", "Scanner", "Work"]
+    ) -> tuple[list[str], dict[str, list[Digest]], dict[Digest, bytes]]:
+        """(names of the items, a column per output, small blobs that the columns name)."""

@@ -46,10 +46,10 @@ class Studio:
 
         self.params = work.params
         self.device = pick()
-        to = {"device": self.device.name, "dtype": self.device.dtype}
-        self.unet: UNet = weights.unet(work.open(work.shared["unet"])).to(**to)
-        self.text: TextEncoder = weights.text_encoder(work.open(work.shared["text"])).to(**to)
-        self.vae: VAE = weights.vae(work.open(work.shared["vae"])).to(self.device.name)
+        device, dtype = self.device.name, self.device.dtype
+        self.unet: UNet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
+        self.text: TextEncoder = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
+        self.vae: VAE = weights.vae(work.open(work.shared["vae"])).to(device)
         self.lora: LoRANetwork = LoRANetwork(
             self.unet, self.text, self.params["dim"], self.params["alpha"], self.params["targets"]
         )

@@ -16,6 +16,7 @@ from lorac.errors import InputError
 from lorac.graph.nodes import Shape
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from lorac.sd.lora import LoRANetwork
@@ -87,7 +88,7 @@ def read_losses(data: bytes) -> list[float]:
     return values.tolist()
 
 
-def _trainer(work: Work, part: Slice, device: str, dtype: object) -> Trainer:
+def _trainer(work: Work, part: Slice, device: str, dtype: torch.dtype) -> Trainer:
     from lorac.kinds import weights
     from lorac.sd.lora import LoRANetwork
     from lorac.train.step import Optimisation, Trainer

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from lorac.mini import world
 from lorac.rng import Stream
-from lorac.sd.tokenizer import Tokenizer, chunk
+from lorac.sd.tokenizer import BOS, Tokenizer, chunk
 
 SIZE = 128
 WORLD = 0
 """The seed of the random world that the embedded base learns."""
+
+STRANGE_CAPTIONS = 0.25
+MOST_STRANGE_TOKENS = 8
 
 _BLOCK = 500
 
@@ -47,7 +50,9 @@ def token_row(index: int, stream: Stream, empty: float = 0.1, most_dropped: floa
     """Token ids of drawing `index`'s caption, one row of 77.
 
     The first tag stays first, the others are shuffled, and a share of them that is uniform in [0, `most_dropped`] is
-    left out; with probability `empty` the caption is empty, which is what guidance needs.
+    left out; with probability `empty` the caption is empty, which is what guidance needs. One caption in four has a few
+    random tokens among its tags: a word that the world does not know (a trigger, most of a negative prompt) then means
+    nothing, instead of something arbitrary.
     """
     if stream.uniform() < empty:
         return chunk([])[0]
@@ -55,7 +60,11 @@ def token_row(index: int, stream: Stream, empty: float = 0.1, most_dropped: floa
     keep = 1 - most_dropped * stream.uniform()
     others = [tag for tag in others if stream.uniform() < keep]
     stream.shuffle(others)
-    return chunk(_encode(", ".join([first, *others])))[0]
+    ids = _encode(", ".join([first, *others]))
+    if stream.uniform() < STRANGE_CAPTIONS:
+        for _ in range(1 + stream.below(MOST_STRANGE_TOKENS)):
+            ids.insert(1 + stream.below(len(ids)), stream.below(BOS))
+    return chunk(ids)[0]
 
 
 def prompt_rows(prompts: list[str]) -> Tensor:

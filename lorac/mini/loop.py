@@ -15,6 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lorac.errors import TrainingDiverged
+from lorac.mini.muon import Muon
+
+STATE_KEYS = {Muon: ("exp_avg",), torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq")}
+"""What each optimiser keeps for a parameter."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,20 @@ class Trainee:
         self.average = {name: p.detach().clone() for name, p in self.named.items()}
         matrices = [p for name, p in self.named.items() if p.dim() > 1 and "embedding" not in name]
         others = [p for name, p in self.named.items() if p.dim() <= 1 or "embedding" in name]
-        groups = [{"params": matrices, "weight_decay": plan.decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=plan.lr, betas=plan.betas, fused=True)
+        self.optimisers: list[torch.optim.Optimizer] = [
+            Muon(matrices, plan.lr, decay=plan.decay),
+            torch.optim.AdamW(others, plan.lr, plan.betas, weight_decay=0.0, fused=True),
+        ]
 
     def save(self, path: Path) -> None:
         """Writes everything that the next step depends on."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.named.items():
-            state = self.optimiser.state[parameter]
             tensors[f"weight.{name}"] = parameter.detach()
             tensors[f"average.{name}"] = self.average[name]
-            tensors[f"first.{name}"] = state["exp_avg"]
-            tensors[f"second.{name}"] = state["exp_avg_sq"]
+            for optimiser in self.optimisers:
+                for key, value in optimiser.state.get(parameter, {}).items():
+                    tensors[f"{key}.{name}"] = value
         part = path.with_suffix(".part")
         save_file(tensors, part, {"step": str(self.step)})
         part.replace(path)
@@ -69,14 +75,17 @@ class Trainee:
         """Continues from a file of `save`."""
         with safe_open(path, "pt") as file, torch.no_grad():
             self.step = int(file.metadata()["step"])
+            names = {parameter: name for name, parameter in self.named.items()}
             for name, parameter in self.named.items():
                 parameter.copy_(file.get_tensor(f"weight.{name}"))
                 self.average[name].copy_(file.get_tensor(f"average.{name}"))
-                self.optimiser.state[parameter] = {
-                    "step": torch.tensor(float(self.step), device=parameter.device),
-                    "exp_avg": file.get_tensor(f"first.{name}").to(parameter.device),
-                    "exp_avg_sq": file.get_tensor(f"second.{name}").to(parameter.device),
-                }
+            for optimiser in self.optimisers:
+                keys = STATE_KEYS[type(optimiser)]
+                for parameter in optimiser.param_groups[0]["params"]:
+                    name = names[parameter]
+                    optimiser.state[parameter] = {
+                        key: file.get_tensor(f"{key}.{name}").to(parameter.device) for key in keys
+                    }
 
     def use_average(self) -> None:
         """Exchanges the weights and their running average."""
@@ -132,12 +141,13 @@ def _train(
         print(f"resumed at step {trainee.step}", flush=True)
     total, count, since, first, start = 0.0, 0, time.perf_counter(), trainee.step, time.perf_counter()
     while trainee.step < plan.steps:
-        for group in trainee.optimiser.param_groups:
-            group["lr"] = plan.rate(trainee.step)
+        for optimiser in trainee.optimisers:
+            optimiser.param_groups[0]["lr"] = plan.rate(trainee.step)
         total, count = total + _backward(trainee, loss_at, parts, pool), count + 1
         norm = nn.utils.clip_grad_norm_(trainee.named.values(), plan.clip)
-        trainee.optimiser.step()
-        trainee.optimiser.zero_grad()
+        for optimiser in trainee.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
         trainee.step += 1
         if not math.isfinite(total):
             raise TrainingDiverged(f"the loss of step {trainee.step} is not a number; lower the learning rate")

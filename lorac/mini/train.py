@@ -66,7 +66,7 @@ def train_vae(args: argparse.Namespace) -> None:
     vae = VAE(VAE_SIZES).to(args.device)
     with torch.no_grad():
         vae.quant_conv.bias[VAE_SIZES.latent :] = -6  # Little noise at first: the decoder learns from what it can see.
-    plan = Plan(steps=args.steps, lr=1.2e-3, warmup=100, show_every=300, save_every=200)
+    plan = Plan(steps=args.steps, lr=args.lr, warmup=100, show_every=300, save_every=200)
 
     def loss_at(step: int, part: int) -> Tensor:
         stream = Stream(SEED, "vae batch", step, part)
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("mini.safetensors"))
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True, help="drawings of one thread in one step")
-    parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--pictures", type=int, default=24000, help="how many drawings to learn from")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="1 with --device cuda")
     parser.add_argument("--device", default="cpu")

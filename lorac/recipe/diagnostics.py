@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from lorac.listing import shown_path
+from lorac.listing import exists, shown_path
 from lorac.recipe.positions import KeyPath, dotted
 from lorac.recipe.schema import SECTIONS, Document, Section
 
@@ -26,7 +26,7 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
 def missing_path_remedy(path: Path) -> str:
     """The remedy for a path that does not exist: the sibling that was probably meant, or where the path breaks off."""
     missing = path
-    while not missing.parent.exists():
+    while not exists(missing.parent):
         missing = missing.parent
     try:
         names = sorted(entry.name for entry in missing.parent.iterdir())
@@ -37,7 +37,7 @@ def missing_path_remedy(path: Path) -> str:
         parent = shown_path(missing.parent)
         return f'there is no "{missing.name}" in {"the current folder" if parent == "." else parent}'
     meant = missing.parent / guess / path.relative_to(missing)
-    return f'did you mean "{shown_path(meant if meant.exists() else missing.parent / guess)}"?'
+    return f'did you mean "{shown_path(meant if exists(meant) else missing.parent / guess)}"?'
 
 
 @cache

@@ -63,7 +63,7 @@ def _load_point(
     regularisation = picture_sets(tree, document, "regularisation", problems)
     train = resolve_base(tree, document.train, problems)
     name = (document.output.name or path.stem) + suffix
-    if document.output.name is None and (fault := name_fault(name)):
+    if (suffix or document.output.name is None) and (fault := name_fault(name)):
         problems.append(Problem(tree.root.label, f'the name "{name}" {fault}', "give a name in [output]"))
     return Recipe(
         name=name,

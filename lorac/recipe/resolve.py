@@ -8,7 +8,7 @@ import msgspec
 
 from lorac.captions import split_tags
 from lorac.errors import InputError, Problem
-from lorac.listing import KohyaFolder, expand, shown_path, split_glob
+from lorac.listing import KohyaFolder, exists, expand, shown_path, split_glob
 from lorac.recipe.diagnostics import missing_path_remedy, nearest
 from lorac.recipe.places import Tree
 from lorac.recipe.recipe import PictureSet
@@ -18,11 +18,12 @@ from lorac.recipe.schema import BUILTIN_BASE, Document, Regularisation, Source, 
 def picture_sets(tree: Tree, document: Document, section: str, problems: list[Problem]) -> tuple[PictureSet, ...]:
     """The picture sets of all `[[source]]` or `[[regularisation]]` tables; what cannot be found goes to `problems`."""
     entries: tuple[Source | Regularisation, ...] = getattr(document, section)
-    tables = tree.data.get(section, ())
     # A table without a usable path is reported already and has no entry.
-    indices = [i for i, table in enumerate(tables) if isinstance(table, dict) and isinstance(table.get("path"), str)]
+    tables = tree.data[section] if entries else []
+    paths = [table.get("path") if isinstance(table, dict) else None for table in tables]
+    indices = [i for i, path in enumerate(paths) if isinstance(path, str) and path]
     sets: list[PictureSet] = []
-    for i, entry in zip((i for i in indices if tables[i]["path"]), entries, strict=True):
+    for i, entry in zip(indices, entries, strict=True):
         try:
             sets += _picture_sets(tree, (section, i), entry)
         except InputError as error:
@@ -34,7 +35,7 @@ def _picture_sets(tree: Tree, at: tuple[str, int], entry: Source | Regularisatio
     place = tree.place((*at, "path"))
     path = place.folder / entry.path
     folder, pattern = split_glob(path)
-    if not folder.exists():
+    if not exists(folder):
         cause = f'path "{shown_path(folder)}" does not exist'
         raise InputError([Problem(str(place), cause, missing_path_remedy(folder))])
     parts = expand(folder, str(place)) if not pattern and folder.is_dir() else []
@@ -72,7 +73,7 @@ def resolve_base(tree: Tree, train: Train, problems: list[Problem]) -> Train:
         problems.append(Problem(str(place), f'there is no base "{train.base}"', f'write "{BUILTIN_BASE}", or a path'))
         return train
     path = place.folder / train.base
-    if not path.exists():
+    if not exists(path):
         guess = nearest(train.base, [BUILTIN_BASE])
         remedy = f'did you mean "{guess}"?' if guess else missing_path_remedy(path)
         problems.append(Problem(str(place), f'base "{shown_path(path)}" does not exist', remedy))

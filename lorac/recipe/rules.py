@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 
+from lorac.listing import EXTENSIONS
 from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
 from lorac.recipe.schema import BUILTIN_BASE, Document, Train
@@ -39,6 +40,17 @@ def name_fault(name: str) -> str | None:
     if _RESERVED.fullmatch(name):
         return "is reserved by Windows"
     return "is longer than 120 bytes" if len(name.encode()) > 120 else None
+
+
+def _extends(document: Document) -> Iterator[Finding]:
+    if document.extends is not None:
+        yield Finding(("extends",), "extends is given outside a recipe file", "write it into the recipe")
+
+
+def _extension(document: Document) -> Iterator[Finding]:
+    extension = document.caption.extension
+    if extension.lower() in EXTENSIONS:
+        yield Finding(("caption", "extension"), f'"{extension}" is an extension of pictures', 'give another, such as ".txt"')
 
 
 def _sources(document: Document) -> Iterator[Finding]:
@@ -109,6 +121,8 @@ def _strengths(document: Document) -> Iterator[Finding]:
 
 # Each rule with the keys whose default could make it speak; elsewhere a key that is wrong, and so absent, is harmless.
 _RULES: dict[Rule, list[KeyPath]] = {
+    _extends: [],
+    _extension: [],
     _sources: [("source",)],
     _name: [],
     _length: [("train", "epochs"), ("train", "steps")],

@@ -1,7 +1,7 @@
 """Line charts as inline SVG.
 
-The lines live in a nested SVG of SIDE by SIDE units that is stretched to whatever room there is, with strokes that do not
-scale; labels are placed in percent around it. So the same bytes are sharp and legible on a phone, a desk and paper.
+The lines live in a nested SVG of SIDE by SIDE units that is stretched to whatever room there is, with strokes that do
+not scale; labels are placed in percent around it. So the same bytes are sharp and legible on a phone, a desk and paper.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def axes(lines: Sequence[Line], last_step: int) -> Axes:
     return Axes(last_step, step * count, range(0, last_step + 1, stride), [step * i for i in range(count + 1)])
 
 
-def chart(lines: Sequence[Line], last_step: int, description: str, marks: Sequence[int] = (), style: str = "chart") -> str:
+def chart(
+    lines: Sequence[Line], last_step: int, description: str, marks: Sequence[int] = (), style: str = "chart"
+) -> str:
     """A <figure> of `lines` over the steps 1 to `last_step`, with dashed verticals at the steps `marks`.
 
     `description` is what a screen reader says instead of the picture; the legend calls the verticals "file saved".

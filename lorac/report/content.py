@@ -21,7 +21,7 @@ class Folder:
 class Picture:
     """One picture that was trained on, with the caption as it was trained.
 
-    `folder` is the name of its Folder, `width` and `height` are its pixels in training, `png` is a thumbnail of any size.
+    `folder` is the name of its Folder, `width` and `height` are its pixels in training, `png` is a thumbnail.
     """
 
     folder: str
@@ -48,7 +48,7 @@ class Report:
 
     settings: sections of the recipe by name, each key to value, as the build used them.
     strengths: of the columns of each row's strip, left to right; 0 means that the LoRA is off.
-    losses, unet_lr, text_lr: one value for each optimiser step; a learning rate is empty where that part was not trained.
+    losses, unet_lr, text_lr: one value for each optimiser step; the rate of a part that was not trained is empty.
     epoch_ends: steps, counted from 1, after which a file was saved.
     regularisation_steps: for each step whether it showed a regularisation picture; empty where steps mix both.
     summary: the key figures, in the order of the page.

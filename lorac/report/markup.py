@@ -7,10 +7,11 @@ import struct
 from base64 import b64encode
 from html import escape
 
-# What HTML forbids or UTF-8 cannot carry: control characters, and the lone surrogates of undecodable file names.
-_FORBIDDEN = dict.fromkeys(
-    [*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0xD800, 0xE000)], "\N{REPLACEMENT CHARACTER}"
-)
+# What HTML forbids, UTF-8 cannot carry or a reader cannot trust: control characters, the lone surrogates of undecodable
+# file names, and the characters that reverse the order in which the rest of a line is shown (CVE-2021-42574).
+_CONTROL = [*range(9), 11, 12, *range(14, 32), *range(127, 160)]
+_BIDIRECTIONAL = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_FORBIDDEN = dict.fromkeys([*_CONTROL, *_BIDIRECTIONAL, *range(0xD800, 0xE000)], "\N{REPLACEMENT CHARACTER}")
 
 
 def text(value: str) -> str:

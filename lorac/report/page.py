@@ -43,7 +43,7 @@ def _head(report: Report) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<meta name="generator" content="lorac">\n'
-        f'<title>{text(report.name)} – lorac</title>\n<link rel="icon" href="data:,">\n'
+        f'<title>{text(report.name)} &ndash; lorac</title>\n<link rel="icon" href="data:,">\n'
         f"<style>\n{STYLE}</style>\n</head>\n"
     )
 
@@ -57,5 +57,5 @@ def _header(report: Report, links: str) -> str:
         f'<header><p class="origin">LoRA from <bdi>{text(without_folder(report.recipe_file))}</bdi></p>\n'
         f'<h1 dir="auto">{text(report.name)}</h1>\n{comment}'
         f"{f'<dl>{figures}</dl>' if figures else ''}\n"
-        f'{f"<nav>{links}</nav>" if links else ""}\n</header>\n'
+        f"{f'<nav>{links}</nav>' if links else ''}\n</header>\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -62,14 +63,14 @@ def _facts(folder: Folder) -> str:
 
 
 def _card(picture: Picture, shared: Collection[str] = ()) -> str:
-    caption = ",".join(
-        f'<span class="shared">{text(part)}</span>' if part.strip() in shared else text(part)
-        for part in picture.caption.split(",")
+    parts = re.findall("[^,]*,|[^,]+", picture.caption)
+    caption = "".join(
+        f'<span class="shared">{text(part)}</span>' if part.strip(", ") in shared else text(part) for part in parts
     )
     return (
-        f'<figure class="card">{image(picture.png, picture.caption or picture.name)}<figcaption>'
+        f'<figure class="card">{image(picture.png, picture.name)}<figcaption>'
         f'<p dir="auto">{caption or "<i>empty caption</i>"}</p><p class="note"><bdi>{text(picture.name)}</bdi>, '
-        f"{picture.width}&thinsp;×&thinsp;{picture.height}</p></figcaption></figure>\n"
+        f"{picture.width}&nbsp;&times;&nbsp;{picture.height}</p></figcaption></figure>\n"
     )
 
 
@@ -83,7 +84,7 @@ def _regularisation(folders: Sequence[Folder], pictures: Sequence[Picture]) -> s
     names = ", ".join(dict.fromkeys(folder.name for folder in folders))
     return (
         f"<details><summary>{plural(total, 'regularisation picture')}"
-        f'{f" from <bdi>{text(names)}</bdi>" if names else ""}</summary>\n'
+        f"{f' from <bdi>{text(names)}</bdi>' if names else ''}</summary>\n"
         f'<div class="sheet small">\n{"".join(_card(picture) for picture in shown)}</div>\n{more}</details>\n'
     )
 
@@ -94,7 +95,7 @@ def _tag_table(pictures: Sequence[Picture]) -> str:
         return ""
     rows = "".join(_tag_row(tag, count, len(pictures)) for tag, count in counts[:MOST_TAGS])
     rest = len(counts) - MOST_TAGS
-    more = f'<p class="note">… and {plural(rest, "rarer tag")}.</p>\n' if rest > 0 else ""
+    more = f'<p class="note">… and {plural(rest, "more tag")}.</p>\n' if rest > 0 else ""
     return (
         f'<h3>Tags <span class="note">in the captions of {plural(len(pictures), "training picture")}</span></h3>\n'
         '<div class="columns"><table class="tags"><thead><tr><th scope="col">Tag</th>'

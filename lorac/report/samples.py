@@ -43,9 +43,10 @@ def _row(row: Row, names: Sequence[str], negative: str) -> str:
     prompt = row.prompt or "(empty prompt)"
     columns = ", ".join("LoRA off" if name == "off" else f"strength {name}" for name in names)
     span = f'colspan="{len(names)}"'
+    strip = image(row.png, f"{prompt}; left to right: {columns}")
     return (
         f'<tbody><tr><th {span} scope="rowgroup" dir="auto">{text(prompt)}{_negative(negative)}</th></tr>\n'
-        f'<tr><td {span}><div class="strip">{image(row.png, f"{prompt}; left to right: {columns}")}</div></td></tr></tbody>\n'
+        f'<tr><td {span}><div class="strip">{strip}</div></td></tr></tbody>\n'
     )
 
 

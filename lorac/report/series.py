@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 Point = tuple[float, float]
 
@@ -20,7 +21,7 @@ def thinned(points: Sequence[Point], most: int | None = None) -> list[Point]:
     n = len(points)
     count = min(n, most or min(MOST_POINTS, max(_FEW, n // _STEPS_PER_POINT)))
     edges = [k * n // count for k in range(count + 1)] if count else []
-    return [_mean_point(points[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    return [_mean_point(points[start:end]) for start, end in pairwise(edges)]
 
 
 def sampled(points: Sequence[Point]) -> list[Point]:

@@ -10,11 +10,14 @@ from lorac.report.markup import text
 
 
 def settings_section(settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """The section, or nothing without settings. Keys without a value and the prompts, which the samples show, are left out."""
+    """The section, or nothing without settings.
+
+    Left out are keys without a value, and the prompts, which stand beside the samples.
+    """
     tables = "".join(_table(name, section) for name, section in settings.items())
-    return (
-        f'<section id="settings"><h2>Settings</h2>\n<div class="settings">\n{tables}</div></section>\n' if tables else ""
-    )
+    if not tables:
+        return ""
+    return f'<section id="settings"><h2>Settings</h2>\n<div class="settings">\n{tables}</div></section>\n'
 
 
 def _table(name: str, section: Mapping[str, Any]) -> str:

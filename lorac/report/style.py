@@ -38,14 +38,16 @@ section { margin-top: 3.5rem; padding-top: 2rem; border-top: 1px solid var(--rul
 .scroll { overflow-x: auto; }
 
 .comment { margin-top: .5rem; font-size: 1.125rem; max-width: 45rem; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1rem 1.5rem; margin-top: 1.75rem; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1rem 1.5rem; }
+dl, nav { margin-top: 1.75rem; }
 dl div { display: flex; flex-direction: column-reverse; justify-content: flex-end; }
 dt { font-size: .8125rem; line-height: 1.35; color: var(--soft); }
 dd { font-size: 1.375rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
-nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin-top: 1.75rem; }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 
 .samples { width: 100%; table-layout: fixed; margin-top: 1rem; }
-.samples thead th { padding: .4rem 0; text-align: center; font-size: .875rem; color: var(--soft); background: var(--page); }
+.samples thead th { padding: .4rem 0; text-align: center; font-size: .875rem; }
+.samples thead th { color: var(--soft); background: var(--page); }
 .samples tbody th { padding: .9rem 0 .4rem; line-height: 1.4; font-weight: 500; }
 .samples tbody:first-of-type th { padding-top: .4rem; }
 .samples td { padding: 0; }
@@ -80,6 +82,7 @@ i.mark { border-top: 1px dashed var(--soft); }
 
 caption { padding-bottom: .4rem; text-align: left; font-weight: 600; }
 .figures, .settings table { font-size: .875rem; }
+.figures { overflow-wrap: normal; }
 .figures th, .figures td { padding: .35rem 2rem .35rem 0; white-space: nowrap; }
 .figures td, .figures thead th + th { text-align: right; }
 .figures thead th { color: var(--soft); }
@@ -98,8 +101,8 @@ caption { padding-bottom: .4rem; text-align: left; font-weight: 600; }
 .tags th { width: 45%; padding: .25rem .75rem .25rem 0; line-height: 1.35; }
 .tags thead { color: var(--soft); }
 .tags td { padding: 0 2.5rem 0 0; white-space: nowrap; }
-.bar { display: inline-block; height: .6rem; min-width: 2px; border-radius: 2px; background: var(--first); opacity: .75; }
-.bar { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.bar { display: inline-block; height: .6rem; min-width: 2px; border-radius: 2px; }
+.bar { background: var(--first); opacity: .75; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .count { margin-left: .5rem; color: var(--soft); }
 details { margin-top: 2rem; }
 summary { cursor: pointer; font-weight: 600; }
@@ -134,5 +137,7 @@ footer { margin-top: 4rem; padding-top: 1.25rem; border-top: 1px solid var(--rul
   h2, h3, caption { break-after: avoid; }
   .samples tbody, .chart { break-inside: avoid; }
   .samples thead th { position: static; }
+  .sheet { grid-template-columns: repeat(5, 1fr); }
+  .settings { columns: 2 14rem; }
 }
 """

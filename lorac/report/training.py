@@ -23,9 +23,10 @@ def training_section(report: Report) -> str:
 def _loss(report: Report) -> str:
     steps = len(report.losses)
     series = _kinds(report)
-    raw = thinned(_finite(enumerate_steps(report.losses)))
-    run = steps / len(raw) if raw else 1
-    lines = [Line("each step" if run <= 1 else f"mean of about {number(round(run))} steps", "raw", raw)]
+    single = _finite(_by_step(report.losses))
+    raw = thinned(single)
+    together = math.ceil(len(single) / len(raw)) if raw else 1
+    lines = [Line("each step" if together == 1 else f"mean of up to {together} steps", "raw", raw)]
     for name, style, points in series:
         finite = _finite(points)
         width = max(1.0, len(finite) * _SMOOTHING)
@@ -35,7 +36,7 @@ def _loss(report: Report) -> str:
     return f"<h3>Loss</h3>\n{figure}{_means(series)}"
 
 
-def enumerate_steps(values: Sequence[float]) -> list[Point]:
+def _by_step(values: Sequence[float]) -> list[Point]:
     """(step, value), with steps counted from 1."""
     return [(float(step), value) for step, value in enumerate(values, 1)]
 
@@ -46,14 +47,13 @@ def _finite(points: Sequence[Point]) -> list[Point]:
 
 def _kinds(report: Report) -> list[tuple[str, str, list[Point]]]:
     """Name, style and losses of the two kinds of steps, or of all where the kinds are unknown or only one occurs."""
-    points = enumerate_steps(report.losses)
-    if len(set(report.regularisation_steps)) < 2:
+    points = _by_step(report.losses)
+    kinds = list(zip(points, report.regularisation_steps or [False] * len(points), strict=True))
+    training = [point for point, regularisation in kinds if not regularisation]
+    regularised = [point for point, regularisation in kinds if regularisation]
+    if not training or not regularised:
         return [("all pictures", "first", points)]
-    kinds = list(zip(points, report.regularisation_steps, strict=True))
-    return [
-        ("training pictures", "first", [point for point, regularisation in kinds if not regularisation]),
-        ("regularisation pictures", "second", [point for point, regularisation in kinds if regularisation]),
-    ]
+    return [("training pictures", "first", training), ("regularisation pictures", "second", regularised)]
 
 
 def _means(series: Sequence[tuple[str, str, Sequence[Point]]]) -> str:
@@ -75,7 +75,7 @@ def _learning_rate(report: Report) -> str:
     rates = [("U-Net", "first", report.unet_lr), ("text encoder", "second", report.text_lr)]
     if list(report.unet_lr) == list(report.text_lr):
         rates = [("U-Net and text encoder", "first", report.unet_lr)]
-    lines = [Line(name, style, sampled(enumerate_steps(values))) for name, style, values in rates if len(values)]
+    lines = [Line(name, style, sampled(_by_step(values))) for name, style, values in rates if len(values)]
     if not lines:
         return ""
     peaks = "; ".join(f"{name} at most {number(max(values))}" for name, _, values in rates if len(values))

@@ -1,0 +1,121 @@
+"""What every benchmark needs: facts of the machine, times of whole processes, a table, a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass
+class Series:
+    """Times in seconds of one thing, measured in several rounds."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def facts(self) -> dict[str, Any]:
+        return {"median": round(self.median, 3), "seconds": [round(value, 3) for value in self.seconds]}
+
+
+def run(command: Sequence[str | Path], folder: Path, until: str | None = None) -> float:
+    """Seconds from the start of a process to its end, or to the first line of its output that holds `until`.
+
+    The process always runs to its end. Raises SystemExit with its output when it fails or never says `until`.
+    """
+    seen: float | None = None
+    lines = []
+    started = time.perf_counter()
+    with subprocess.Popen(
+        [str(part) for part in command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if seen is None and until is not None and until in line:
+                seen = time.perf_counter() - started
+    ended = time.perf_counter() - started
+    if process.returncode != 0 or (until is not None and seen is None):
+        sys.exit(f"{' '.join(map(str, command))} gave {process.returncode}:\n{''.join(lines[-50:])}")
+    return ended if seen is None else seen
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, without names."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return platform.processor()
+    models = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def versions(packages: Sequence[str], python: str = sys.executable) -> dict[str, str]:
+    """Versions of packages as installed for another interpreter."""
+    if python != sys.executable:
+        code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+        done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
+        return dict(zip(packages, done.stdout.split(), strict=True))
+    return {package: metadata.version(package) for package in packages}
+
+
+def commit() -> str:
+    """The commit that was measured; `+` when files differ from it."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def write_result(name: str, facts: Mapping[str, Any]) -> Path:
+    """Write `results/NAME.json`; returns its path."""
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,187 @@
+"""How long 10,000 pictures take when nothing, or one caption, has changed: lorac beside doit and DVC.
+
+    pip install 'lorac[bench]'
+    python -m benchmarks.null_build [--folder DIR] [--pictures 10000] [--rounds 5] [--peers PYTHON]
+
+Every time is that of a whole process, from its start. Two cases, each in several rounds, the three tools in turn:
+
+    null   nothing has changed since the last build
+    edit   one caption has changed; the time until training starts
+
+What the tools are made to do on the same pictures and captions:
+
+    lorac  the real build: pictures, captions, tokens, latents and the schedule of every picture, keyed by content.
+           The time of `edit` is that of the event "NodeStarted" of the kind "train" in `lorac build --json`.
+    doit   a task per picture and per caption (20,000; each copies its file), then `schedule` of all captions and
+           `train`, which does nothing. Files are compared by MD5 where their time and size differ (doit's default).
+    DVC    one stage, `train`, which depends on the folder and does nothing, in `dvc repro`. DVC knows a folder only as
+           a whole (one stage per picture takes minutes to load), so a real stage would now process all pictures again.
+
+lorac and doit do per-picture work that DVC is spared; no tool but lorac makes latents. `--folder` keeps the project, whose
+first build takes minutes, for the next time; `--peers` is an interpreter that has doit and DVC, if this one has not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.common import Series, commit, machine, run, table, versions, write_result
+from tests.tiny import draw_pictures, save_base
+
+TARGETS = {"null": 1.0, "edit": 2.0}
+"""Seconds that a build may take (issue 2, acceptance 6)."""
+
+RECIPE = """
+[[source]]
+path = "pictures"
+trigger = ["izumi riho"]
+
+[caption]
+exclude = ["1girl", "solo"]
+shuffle_caption = true
+keep_tokens = 1
+
+[network]
+dim = 2
+
+[train]
+base = "tiny.safetensors"
+steps = 1
+"""
+
+DODO = """
+import shutil
+from pathlib import Path
+
+DOIT_CONFIG = {"default_tasks": ["train"], "verbosity": 2}
+FILES = sorted(Path("pictures").iterdir())
+CAPTIONS = [path for path in FILES if path.suffix == ".txt"]
+
+
+def task_file():
+    for path in FILES:
+        out = Path("doit") / path.name
+        yield {"name": path.name, "file_dep": [path], "targets": [out], "actions": [(shutil.copyfile, [path, out])]}
+
+
+def schedule(targets):
+    Path(targets[0]).write_text("\\n".join((Path("doit") / path.name).read_text("utf-8") for path in CAPTIONS), "utf-8")
+
+
+def task_schedule():
+    made = [Path("doit") / path.name for path in CAPTIONS]
+    return {"file_dep": made, "targets": ["doit.schedule"], "actions": [schedule]}
+
+
+def task_train():
+    pictures = [Path("doit") / path.name for path in FILES if path.suffix == ".png"]
+    return {"file_dep": ["doit.schedule", *pictures], "actions": [(print, ["training starts"], {"flush": True})]}
+"""
+
+DVC = """
+stages:
+  train:
+    cmd: {python} say.py
+    deps:
+      - pictures
+"""
+
+
+class Tool:
+    """One of the three: how it is called, and the words with which it says that training starts."""
+
+    def __init__(self, name: str, command: Sequence[str], starts: str) -> None:
+        self.command, self.starts = command, starts
+        self.series = {"null": Series(f"{name} null"), "edit": Series(f"{name} edit")}
+
+    def measure(self, case: str, folder: Path) -> None:
+        seconds = run(self.command, folder, self.starts if case == "edit" else None)
+        self.series[case].seconds.append(seconds)
+        print(f"  {self.series[case].name}: {seconds:.2f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", type=Path, help="keep the project here")
+    parser.add_argument("--pictures", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="interpreter with doit and DVC")
+    options = parser.parse_args()
+    if options.folder:
+        measure(options.folder.absolute(), options.pictures, options.rounds, options.peers)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(Path(folder), options.pictures, options.rounds, options.peers)
+
+
+def measure(folder: Path, pictures: int, rounds: int, peers: str) -> None:
+    tools = {
+        "lorac": Tool("lorac", [sys.executable, "-m", "lorac", "build", "--json", "recipe.toml"], '"kind": "train"'),
+        "doit": Tool("doit", [peers, "-m", "doit"], "training starts"),
+        "dvc": Tool("dvc", [peers, "-m", "dvc", "repro"], "training starts"),
+    }
+    prepare(folder, pictures, peers)
+    first = {}
+    for name, tool in tools.items():
+        first[name] = round(run(tool.command, folder), 1)
+        print(f"{name}: the first build took {first[name]} s", flush=True)
+    wait_for_old_files(folder, tools.values())
+    edited = sorted((folder / "pictures").glob("*.txt"))[pictures // 2]
+    for number in range(rounds):
+        for tool in tools.values():
+            tool.measure("null", folder)
+        edited.write_text(f"{edited.read_text('utf-8').partition(', round')[0]}, round {number}", encoding="utf-8")
+        for tool in tools.values():
+            tool.measure("edit", folder)
+    show(tools, first, pictures, peers)
+
+
+def prepare(folder: Path, pictures: int, peers: str) -> None:
+    """The project for all three tools; what is there already stays."""
+    if (folder / "say.py").exists():
+        return
+    print(f"drawing {pictures} pictures in {folder}", flush=True)
+    draw_pictures(folder / "pictures", pictures)
+    save_base(folder / "tiny.safetensors")
+    (folder / "doit").mkdir(exist_ok=True)
+    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    (folder / "dodo.py").write_text(DODO, encoding="utf-8")
+    (folder / "dvc.yaml").write_text(DVC.format(python=peers), encoding="utf-8")
+    run([peers, "-m", "dvc", "init", "--no-scm", "--quiet"], folder)
+    for option in ("core.analytics", "core.check_update"):  # neither belongs into a measurement
+        run([peers, "-m", "dvc", "config", option, "false"], folder)
+    (folder / "say.py").write_text('print("training starts", flush=True)\n', encoding="utf-8")
+
+
+def wait_for_old_files(folder: Path, tools: Sequence[Tool]) -> None:
+    """One null build each, unmeasured: file caches warm, and every tool sees files older than its clock's grain."""
+    for tool in tools:
+        run(tool.command, folder)
+
+
+def show(tools: dict[str, Tool], first: dict[str, float], pictures: int, peers: str) -> None:
+    rows = []
+    for case, what in (("null", "nothing changed"), ("edit", "one caption edited, until training starts")):
+        rows.append([what, *(f"{tool.series[case].median:.2f} s" for tool in tools.values()), f"<= {TARGETS[case]:.1f} s"])
+    print(f"\n{pictures} pictures, medians of {len(tools['lorac'].series['null'].seconds)}, whole processes\n")
+    print(table(["", *tools, "target"], rows))
+    facts = {
+        "pictures": pictures,
+        "seconds": {name: {case: series.facts() for case, series in tool.series.items()} for name, tool in tools.items()},
+        "first_build_seconds": first,
+        "targets": TARGETS,
+        "machine": machine(),
+        "versions": versions(["lorac"]) if False else {},
+        "commit": commit(),
+    }
+    print(f"\nwritten to {write_result('null_build', facts)}")
+    print(json.dumps(facts["machine"], ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
