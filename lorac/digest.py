@@ -54,7 +54,8 @@ class Manifest:
 
     def key(self) -> Digest:
         hasher = hashlib.sha256(b"lorac key 1\0")
-        for frame in (part.encode("utf-8", "surrogateescape") for pair in self.fields for part in pair):
+        # "surrogatepass" and not "surrogateescape", which writes a stray byte as itself, so that two texts look alike
+        for frame in (part.encode("utf-8", "surrogatepass") for pair in self.fields for part in pair):
             hasher.update(len(frame).to_bytes(8, "little"))
             hasher.update(frame)
         return hasher.digest()
@@ -67,7 +68,7 @@ class Manifest:
 
 
 def _text(value: Value) -> str:
-    """An unambiguous text for a value: the type shows in its spelling."""
+    """An unambiguous text for a value: the type shows in its spelling, and what is inside another value has its length."""
     match value:
         case None | bool():
             return str(value).lower()
@@ -80,7 +81,8 @@ def _text(value: Value) -> str:
         case bytes():
             return f"sha256:{value.hex()}"
         case Mapping():
-            return "{" + ", ".join(f"{len(k)}:{k}={_text(value[k])}" for k in sorted(value)) + "}"
+            entries = ((key, _text(value[key])) for key in sorted(value))
+            return f"{{{len(value)}: " + ", ".join(f"{len(k)}:{k}={len(text)}:{text}" for k, text in entries) + "}"
         case _:
             parts = [_text(item) for item in value]
             return f"[{len(parts)}: " + ", ".join(f"{len(part)}:{part}" for part in parts) + "]"

@@ -73,8 +73,11 @@ def pictures(path: Path | str, extension: str = ".txt", where: str = "") -> list
     seen: Counter[str] = Counter()
     problems: list[Problem] = []
     match = _compiled(pattern[-1]) if pattern else None
-    for folder, prefix in dict.fromkeys(_folders(str(root), "", pattern[:-1])):
-        _scan(folder, prefix, match, extension.lower(), found, seen, problems)
+    try:
+        for folder, prefix in dict.fromkeys(_folders(str(root), "", pattern[:-1])):
+            _scan(folder, prefix, match, extension.lower(), found, seen, problems)
+    except OSError as error:
+        raise InputError([_unreadable(place, error)]) from error
     if not found and not problems:
         what = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.items())) or "nothing"
         remedy = f"lorac reads {' '.join(sorted(EXTENSIONS))}"
@@ -102,13 +105,16 @@ def expand(path: Path, where: str = "") -> list[KohyaFolder]:
     kohya ignores sub-folders without a number in silence; here one that holds pictures is a problem, as are pictures
     beside the numbered sub-folders. Raises InputError.
     """
-    with os.scandir(path) as entries:
-        names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    place = where or shown_path(path)
+    try:
+        with os.scandir(path) as entries:
+            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError([_unreadable(place, error)]) from error
     folders = [name for name, is_folder in names if is_folder]
     numbered = [name for name in folders if "_" in name and _NUMBERED.fullmatch(name.split("_")[0])]
     if not numbered:
         return []
-    place = where or shown_path(path)
     problems = []
     loose = [name for name, is_folder in names if not is_folder and _extension(name) in EXTENSIONS]
     if loose:
@@ -125,6 +131,10 @@ def expand(path: Path, where: str = "") -> list[KohyaFolder]:
     if problems:
         raise InputError(problems)
     return parts
+
+
+def _unreadable(place: str, error: OSError) -> Problem:
+    return Problem(place, f'the folder "{shown_path(error.filename)}" cannot be read: {error.strerror}')
 
 
 def _extension(name: str) -> str:

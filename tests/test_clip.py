@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
 from lorac.sd.clip import TextConfig, TextEncoder
 from lorac.sd.layers import Linear
 from lorac.sd.tokenizer import Tokenizer, chunk
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
 
 CONFIG = TextConfig(width=64, layers=3, heads=4, inner=128)
 
@@ -38,7 +39,8 @@ def pair() -> tuple[TextEncoder, CLIPTextModel]:
 def hidden(model: CLIPTextModel, ids_BL: Tensor, clip_skip: int) -> Tensor:
     """kohya's definition (sd-scripts strategy_sd.py): `hidden_states[-clip_skip]`, then the final LayerNorm."""
     states = model(ids_BL, output_hidden_states=True).hidden_states
-    return getattr(model, "text_model", model).final_layer_norm(states[-clip_skip])
+    normed: Tensor = getattr(model, "text_model", model).final_layer_norm(states[-clip_skip])
+    return normed
 
 
 def rows(length: int) -> Tensor:
@@ -65,9 +67,7 @@ def test_clip_skip_1_is_the_last_hidden_state(pair: tuple[TextEncoder, CLIPTextM
 @pytest.mark.parametrize("length", [75, 150, 225])
 @pytest.mark.parametrize("clip_skip", [1, 2])
 @torch.no_grad()
-def test_chunks_are_joined_as_kohya_does(
-    pair: tuple[TextEncoder, CLIPTextModel], length: int, clip_skip: int
-) -> None:
+def test_chunks_are_joined_as_kohya_does(pair: tuple[TextEncoder, CLIPTextModel], length: int, clip_skip: int) -> None:
     ours, theirs = pair
     ids_BKL = rows(length)
     chunks = [hidden(theirs, ids_BL, clip_skip) for ids_BL in ids_BKL.unbind(1)]
@@ -89,5 +89,5 @@ def test_the_layers_that_a_lora_attaches_to() -> None:
     assert linears == {
         f"text_model.encoder.layers.{i}.{name}"
         for i in range(12)
-        for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+        for name in (*(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
     }

@@ -148,6 +148,18 @@ def test_a_name_that_is_not_unicode() -> None:
     assert "the file name is not Unicode; rename it" in complaint("p")
 
 
+def test_a_folder_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch("p/a.png")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert complaint("p", "x.toml:2") == 'x.toml:2: the folder "p" cannot be read: Permission denied'
+    with pytest.raises(InputError, match='p: the folder "p" cannot be read: Permission denied'):
+        expand(folder / "p")
+
+
 def test_kohya_folder(folder: Path) -> None:
     touch("t/16_kk_dancer/1.png", "t/36_riho/1.png", "t/10_/1.png", "t/2_5_x/1.png", "t/.git/1.png", "t/logs/a.log")
     assert expand(folder / "t") == [

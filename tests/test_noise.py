@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
+
 from lorac.sd import noise
 
 REFERENCE = DDPMScheduler(

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lorac.errors import InputError
 from lorac.recipe.load import load
@@ -46,6 +49,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_case(case: Path, folder: Path) -> None:
     given, expected = case.read_text(encoding="utf-8").split("# output\n")
     assert said_about(given, case.name, folder) == expected
+
+
+LINES = sorted(
+    {line for case in CASES for line in case.read_text(encoding="utf-8").splitlines() if "options" not in line}
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(LINES), max_size=10))
+def test_no_mixture_of_lines_is_more_than_an_input_error(folder: Path, lines: list[str]) -> None:
+    (folder / "mixture.toml").write_text("\n".join(lines), encoding="utf-8")
+    with suppress(InputError):
+        load([Path("mixture.toml")])
 
 
 def said_about(given: str, name: str, folder: Path) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
 from lorac.sd.layers import Linear
 from lorac.sd.unet import UNet, UNetConfig
-from torch import Tensor
 
 CONTEXT = 48
 
@@ -29,6 +29,10 @@ def reference(config: UNetConfig) -> UNet2DConditionModel:
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @pytest.fixture(scope="module", params=[(32, 4, 8), (64, 8, 32)], ids=["width 32", "width 64"])
@@ -57,11 +61,12 @@ def test_gradients_equal_diffusers() -> None:
     x_BCHW, ctx_BLD, t_B = torch.randn(1, 4, 8, 8), torch.randn(1, 77, CONTEXT), torch.tensor([400])
     ours(x_BCHW, t_B, ctx_BLD).square().mean().backward()
     theirs(x_BCHW, t_B, ctx_BLD).sample.square().mean().backward()
-    expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    largest = max(float(grad.norm()) for grad in expected.values())
-    for name, parameter in ours.named_parameters():
-        # At one token self-attention has no gradient in q and k; hence the comparison with the largest one.
-        assert float((parameter.grad - expected[name]).norm()) <= 1e-5 * max(float(expected[name].norm()), 1e-2 * largest)
+    actual, expected = gradients(ours), gradients(theirs)
+    assert actual.keys() == expected.keys()
+    # At one token self-attention has no gradient in q and k; hence the comparison with the largest one.
+    floor = 1e-2 * max(float(gradient.norm()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert float((actual[name] - gradient).norm()) <= 1e-5 * max(float(gradient.norm()), floor), name
 
 
 def test_the_shapes_of_sd15() -> None:

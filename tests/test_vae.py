@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderKL
+
 from lorac.sd.vae import FACTOR, VAE, VAEConfig
 
 CONFIG = VAEConfig(width=16, groups=8)
@@ -51,6 +52,7 @@ def test_both_ways_equal_diffusers(pair: tuple[VAE, AutoencoderKL], size: tuple[
 @torch.no_grad()
 def test_log_variance_is_clamped(bias: float, expected: float) -> None:
     vae = VAE(CONFIG)
+    assert vae.quant_conv.bias is not None
     vae.quant_conv.bias[CONFIG.latent :] = bias
     _, logvar = vae.encode(torch.zeros(1, 3, 16, 16))
     assert torch.equal(logvar, torch.full_like(logvar, expected))

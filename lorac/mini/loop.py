@@ -53,10 +53,9 @@ class Trainee:
         self.average = {name: p.detach().clone() for name, p in self.named.items()}
         matrices = [p for name, p in self.named.items() if p.dim() > 1 and "embedding" not in name]
         others = [p for name, p in self.named.items() if p.dim() <= 1 or "embedding" in name]
-        self.optimisers: list[torch.optim.Optimizer] = [
-            Muon(matrices, plan.lr, decay=plan.decay),
-            torch.optim.AdamW(others, plan.lr, plan.betas, weight_decay=0.0, fused=True),
-        ]
+        self.muon = Muon(matrices, plan.lr, decay=plan.decay)
+        self.adam = torch.optim.AdamW(others, plan.lr, plan.betas, weight_decay=0.0, fused=True)
+        self.optimisers: tuple[torch.optim.Optimizer, ...] = (self.muon, self.adam)
 
     def save(self, path: Path) -> None:
         """Writes everything that the next step depends on."""
@@ -113,6 +112,7 @@ def train(trainee: Trainee, loss_at: LossAt, show: Callable[[int], None], path: 
     batch whose every operation is spread over the cores. With one part all is as usual (and that part gets CUDA).
     """
     with ThreadPoolExecutor(parts, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        trainee.muon.pool, trainee.muon.parts = pool, parts
         _train(trainee, loss_at, show, path, parts, pool)
 
 
@@ -129,7 +129,7 @@ def _backward(trainee: Trainee, loss_at: LossAt, parts: int, pool: Executor) -> 
         torch._foreach_add_(gradients[0], other)
     for parameter, gradient in zip(parameters, gradients[0], strict=True):
         parameter.grad = gradient
-    return sum(losses) / parts
+    return math.fsum(losses) / parts
 
 
 def _train(

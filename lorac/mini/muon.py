@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
         self.parts = 1
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # no closure is ever needed here
         """One update from the gradients in `.grad`."""
         for group in self.param_groups:
             alike = defaultdict(list)
@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
         """Nesterov's look-ahead of the running average of gradients."""
         assert parameter.grad is not None
         state = self.state[parameter]
-        average = state.setdefault("exp_avg", torch.zeros_like(parameter))
+        average: Tensor = state.setdefault("exp_avg", torch.zeros_like(parameter))
         average.lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(average, momentum)
 
@@ -62,11 +62,12 @@ def orthogonal(g_NRC: Tensor) -> Tensor:
     wide = g_NRC.shape[1] <= g_NRC.shape[2]
     x = g_NRC if wide else g_NRC.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)
-    square, product, one = x @ x.mT, None, torch.eye(x.shape[1], device=x.device)
+    square = x @ x.mT
+    one = torch.eye(x.shape[1], device=x.device)
+    product = one
     for _ in range(ITERATIONS):
         factor = _A * one + _B * square + _C * square @ square
-        product = factor if product is None else factor @ product
+        product = factor @ product
         square = factor @ square @ factor
-    assert product is not None
     x = product @ x
     return x if wide else x.mT

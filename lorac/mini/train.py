@@ -43,7 +43,7 @@ CROP = 64
 
 PROMPTS = [
     "1girl, school uniform, standing",
-    "1girl, solo, long hair, brown hair, blue eyes, smile, school uniform, serafuku, standing, full body, white background",
+    "1girl, long hair, brown hair, blue eyes, smile, school uniform, serafuku, standing, full body, white background",
     "1girl, twintails, pink hair, maid, maid apron, full body, white background",
     "1girl, short hair, black hair, kimono, red kimono, japanese garden, torii, outdoors",
     "1girl, ponytail, blonde hair, swimsuit, blue swimsuit, ocean, outdoors, cowboy shot",
@@ -64,8 +64,8 @@ def train_vae(args: argparse.Namespace) -> None:
     drawn = data.pictures(args.work, args.pictures, args.threads)
     torch.manual_seed(SEED)
     vae = VAE(VAE_SIZES).to(args.device)
-    with torch.no_grad():
-        vae.quant_conv.bias[VAE_SIZES.latent :] = -6  # Little noise at first: the decoder learns from what it can see.
+    with torch.no_grad():  # Little noise at first: the decoder learns from what it can see.
+        _bias(vae.quant_conv)[VAE_SIZES.latent :] = -6
     plan = Plan(steps=args.steps, lr=args.lr, warmup=100, show_every=300, save_every=200)
 
     def loss_at(step: int, part: int) -> Tensor:
@@ -107,14 +107,20 @@ def _edges(y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
 def _standardise(vae: VAE, x_BCHW: Tensor) -> None:
     """Shifts and scales the latent space, without changing what is decoded, so that each channel of the mean times
     `SCALE` has mean 0 and standard deviation 1."""
-    mean = torch.cat([vae.encode(x)[0] for x in x_BCHW.split(64)]).transpose(0, 1).flatten(1)
+    mean = torch.cat([vae.encode(x)[0] for x in torch.split(x_BCHW, 64)]).transpose(0, 1).flatten(1)
     shift, scale = mean.mean(dim=1), 1 / (mean.std(dim=1) * SCALE)
     latent = len(scale)
-    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ shift
-    vae.post_quant_conv.weight /= scale[None, :, None, None]
-    vae.quant_conv.bias[:latent] = (vae.quant_conv.bias[:latent] - shift) * scale
-    vae.quant_conv.weight[:latent] *= scale[:, None, None, None]
-    vae.quant_conv.bias[latent:] += 2 * scale.log()
+    decoding, encoding = vae.post_quant_conv, vae.quant_conv
+    _bias(decoding).add_(decoding.weight[:, :, 0, 0] @ shift)
+    decoding.weight.div_(scale[None, :, None, None])
+    _bias(encoding)[:latent].sub_(shift).mul_(scale)
+    encoding.weight[:latent].mul_(scale[:, None, None, None])
+    _bias(encoding)[latent:].add_(2 * scale.log())
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
 
 
 def train_unet(args: argparse.Namespace) -> None:
@@ -128,7 +134,7 @@ def train_unet(args: argparse.Namespace) -> None:
     unet, text = UNet(UNET), TextEncoder(TEXT)
     initialise(unet, text)
     model = nn.ModuleDict({"unet": unet, "text": text}).to(args.device)
-    plan = Plan(steps=args.steps, lr=args.lr, warmup=200)
+    plan = Plan(steps=args.steps, lr=args.lr, warmup=100, show_every=300, save_every=150)
     batch = args.batch * args.threads
 
     def loss_at(step: int, part: int) -> Tensor:
@@ -141,7 +147,8 @@ def train_unet(args: argparse.Namespace) -> None:
         x_BCHW = z_NCHW[indices]
         noise_BCHW = _normal(x_BCHW.shape, "unet noise", step, part).to(args.device)
         eps_BCHW = unet(noise.add_noise(x_BCHW, noise_BCHW, t_B), t_B, text(ids_BL, CONFIG.clip_skip))
-        return ((eps_BCHW - noise_BCHW).square().mean(dim=(1, 2, 3)) * _min_snr(t_B)).mean()
+        errors_B = F.mse_loss(eps_BCHW, noise_BCHW, reduction="none").mean(dim=(1, 2, 3))
+        return (errors_B * _min_snr(t_B)).mean()
 
     def show(step: int) -> None:
         _grid(generate(unet, vae, text, PROMPTS), 6, args.work / f"unet-{step:06}.png")

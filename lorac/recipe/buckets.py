@@ -64,13 +64,13 @@ def no_upscale(width: int, height: int, resolution: int, step: int) -> tuple[Siz
 
     A picture of more than resolution² pixels is scaled down to about that area, one side exactly on a step, whichever
     side keeps the ratio better; a smaller one stays. The bucket is the scaled size cut down to steps.
-    Raises ValueError for a picture that is narrower than a step, or would be.
+    For a picture that is narrower than a step, or would be, it is (0, 0).
     """
     scaled = (width, height)
     area = resolution * resolution
     ideal = min(1.0, sqrt(area / (width * height)))
     if min(width, height) * ideal < step:
-        raise ValueError(f"{width}x{height} pixels are too narrow for buckets of at least {step}")
+        return scaled, (0, 0)
     if width * height > area:
         ratio = width / height
         ideal_width = sqrt(area * ratio)

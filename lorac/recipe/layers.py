@@ -35,7 +35,7 @@ def read_chain(file: Path) -> Tree:
         if parent is None:
             break
         where = str(tree.place(("extends",)))
-        if not isinstance(parent, str) or not parent:
+        if not isinstance(parent, str) or not parent or "\0" in parent:
             raise InputError([Problem(where, "extends is not a path", 'give one recipe: extends = "other.toml"')])
         file = file.parent / parent
     merged = trees.pop()

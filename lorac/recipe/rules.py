@@ -50,7 +50,9 @@ def _extends(document: Document) -> Iterator[Finding]:
 def _extension(document: Document) -> Iterator[Finding]:
     extension = document.caption.extension
     if extension.lower() in EXTENSIONS:
-        yield Finding(("caption", "extension"), f'"{extension}" is an extension of pictures', 'give another, such as ".txt"')
+        yield Finding(
+            ("caption", "extension"), f'"{extension}" is an extension of pictures', 'give another, such as ".txt"'
+        )
 
 
 def _sources(document: Document) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ class Resnet(nn.Module):
 
     def forward(self, x_BCHW: Tensor, t_BC11: Tensor | None = None) -> Tensor:
         """`t_BC11` is this block's row of `time_emb_proj` outputs; the U-Net computes those of all blocks at once."""
-        h = self.conv1(F.silu(self.norm1(x_BCHW)))
+        h: Tensor = self.conv1(F.silu(self.norm1(x_BCHW)))
         h = h if t_BC11 is None else h + t_BC11
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (x_BCHW if self.conv_shortcut is None else self.conv_shortcut(x_BCHW))
@@ -43,7 +43,8 @@ class Downsample(nn.Module):
         self.pad_after = padding == 0
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.conv(F.pad(x_BCHW, (0, 1, 0, 1)) if self.pad_after else x_BCHW)
+        halved: Tensor = self.conv(F.pad(x_BCHW, (0, 1, 0, 1)) if self.pad_after else x_BCHW)
+        return halved
 
 
 class Upsample(nn.Module):
@@ -55,10 +56,11 @@ class Upsample(nn.Module):
 
     def forward(self, x_BCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
         """`size_HW` is the size to reach: twice the input's, or one less where a skip connection is odd."""
-        return self.conv(F.interpolate(x_BCHW, size=size_HW, mode="nearest"))
+        enlarged: Tensor = self.conv(F.interpolate(x_BCHW, size=size_HW, mode="nearest"))
+        return enlarged
 
 
 def attention(q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
-    """`softmax(q kᵀ / √D) v` for every head (Vaswani et al. 2017, eq. 1). Returns (B, L, N, D) of the query's length."""
+    """`softmax(q kᵀ / √D) v` for every head (Vaswani et al. 2017, eq. 1). (B, L, N, D), as the query."""
     q_BNLD, k_BNLD, v_BNLD = q_BLND.transpose(1, 2), k_BLND.transpose(1, 2), v_BLND.transpose(1, 2)
     return F.scaled_dot_product_attention(q_BNLD, k_BNLD, v_BNLD).transpose(1, 2)

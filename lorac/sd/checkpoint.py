@@ -97,7 +97,7 @@ def read(path: Path) -> tuple[State, BaseConfig]:
     """All tensors of a `.safetensors` file, and its configuration. Raises InputError where it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a mapping
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             config = (file.metadata() or {}).get(METADATA_KEY)
         return tensors, BaseConfig.from_json(config) if config else BaseConfig()
     except FileNotFoundError:
@@ -139,7 +139,7 @@ def split(tensors: State, where: Path | str) -> Parts:
 def check_finite(tensors: State, where: Path | str) -> None:
     """Raises InputError naming every tensor that holds a NaN or an infinity."""
     problems = [
-        Problem(str(where), f"tensor {key} holds NaN or infinity", "the file is damaged or was merged badly; use another")
+        Problem(str(where), f"tensor {key} holds NaN or infinity", "the file is damaged; use another")
         for key, tensor in tensors.items()
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
@@ -238,7 +238,11 @@ def _fill(model: nn.Module, state: State, where: Path | str, dtype: torch.dtype)
     ]
     problems = [
         Problem(str(where), f"{len(keys)} {what} tensors: {_some(keys)}", "is this an SD1.x checkpoint?")
-        for what, keys in (("missing", own.keys() - state.keys()), ("unexpected", state.keys() - own.keys()), ("misshapen", wrong))
+        for what, keys in (
+            ("missing", own.keys() - state.keys()),
+            ("unexpected", state.keys() - own.keys()),
+            ("misshapen", wrong),
+        )
         if keys
     ]
     if problems:

@@ -17,6 +17,9 @@ from lorac.sd.layers import Linear
 
 POSITIONS = 77
 
+TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+"""The linear layers of one transformer layer that a LoRA attaches to."""
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -37,9 +40,8 @@ class TextEncoder(nn.Module):
         self.config = config
         self.text_model = _transformer(config)
         for layer in self.text_model.encoder.layers:
-            for parent, names in ((layer.self_attn, ("q_proj", "k_proj", "v_proj", "out_proj")), (layer.mlp, ("fc1", "fc2"))):
-                for name in names:
-                    setattr(parent, name, _adopt(getattr(parent, name)))
+            for path in TARGETS:
+                layer.set_submodule(path, _adopt(layer.get_submodule(path)))
 
     def forward(self, ids: Tensor, clip_skip: int = 1) -> Tensor:
         """Text states after `clip_skip` − 1 layers are left out at the end, through the final LayerNorm.
@@ -47,7 +49,7 @@ class TextEncoder(nn.Module):
         `ids`: (B, 77), giving (B, 77, D); or (B, K, 77), giving (B, 75K + 2, D): each chunk is encoded alone, and the
         inner begin and end states are dropped (kohya's `max_token_length` 150 and 225).
         """
-        states_BLD = self._encode(ids.view(-1, ids.shape[-1]), clip_skip)
+        states_BLD: Tensor = self._encode(ids.view(-1, ids.shape[-1]), clip_skip)
         if ids.dim() == 2:
             return states_BLD
         states_BKLD = states_BLD.view(*ids.shape, -1)
@@ -56,10 +58,11 @@ class TextEncoder(nn.Module):
 
     def _encode(self, ids_BL: Tensor, clip_skip: int) -> Tensor:
         model = self.text_model
-        states_BLD = model.embeddings(input_ids=ids_BL)
+        states_BLD: Tensor = model.embeddings(input_ids=ids_BL)
         for layer in model.encoder.layers[: self.config.layers + 1 - clip_skip]:
             states_BLD = layer(states_BLD, None, is_causal=True)
-        return model.final_layer_norm(states_BLD)
+        states_BLD = model.final_layer_norm(states_BLD)
+        return states_BLD
 
 
 def _transformer(config: TextConfig) -> Any:

@@ -54,7 +54,8 @@ class Attention(nn.Module):
         q_BLND = self.to_q(x_BLC).unflatten(-1, split)
         k_BLND = self.to_k(ctx_BLC).unflatten(-1, split)
         v_BLND = self.to_v(ctx_BLC).unflatten(-1, split)
-        return self.to_out[0](attention(q_BLND, k_BLND, v_BLND).flatten(2))
+        mixed_BLC: Tensor = self.to_out[0](attention(q_BLND, k_BLND, v_BLND).flatten(2))
+        return mixed_BLC
 
 
 class GEGLU(nn.Module):
@@ -65,6 +66,7 @@ class GEGLU(nn.Module):
         self.proj = Linear(inputs, 2 * outputs)
 
     def forward(self, x_BLC: Tensor) -> Tensor:
+        value: Tensor
         value, gate = self.proj(x_BLC).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
@@ -77,7 +79,8 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels))
 
     def forward(self, x_BLC: Tensor) -> Tensor:
-        return self.net(x_BLC)
+        y_BLC: Tensor = self.net(x_BLC)
+        return y_BLC
 
 
 class TransformerBlock(nn.Module):
@@ -93,7 +96,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x_BLC: Tensor, ctx_BLC: Tensor) -> Tensor:
-        own_BLC = self.norm1(x_BLC)
+        own_BLC: Tensor = self.norm1(x_BLC)
         x_BLC = x_BLC + self.attn1(own_BLC, own_BLC)
         x_BLC = x_BLC + self.attn2(self.norm2(x_BLC), ctx_BLC)
         return x_BLC + self.ff(self.norm3(x_BLC))
@@ -111,7 +114,7 @@ class Transformer(nn.Module):
         self.proj_out = Linear(channels, channels, pointwise_conv=True)
 
     def forward(self, x_BCHW: Tensor, ctx_BLC: Tensor) -> Tensor:
-        tokens_BLC = self.proj_in(self.norm(x_BCHW).flatten(2).transpose(1, 2))
+        tokens_BLC: Tensor = self.proj_in(self.norm(x_BCHW).flatten(2).transpose(1, 2))
         tokens_BLC = self.proj_out(self.transformer_blocks[0](tokens_BLC, ctx_BLC))
         return x_BCHW + tokens_BLC.transpose(1, 2).view(x_BCHW.shape)
 
@@ -149,7 +152,8 @@ class MidBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, times: Iterator[Tensor], ctx_BLC: Tensor) -> Tensor:
         x_BCHW = self.attentions[0](self.resnets[0](x_BCHW, next(times)), ctx_BLC)
-        return self.resnets[1](x_BCHW, next(times))
+        x_BCHW = self.resnets[1](x_BCHW, next(times))
+        return x_BCHW
 
 
 class UpBlock(nn.Module):
@@ -185,15 +189,16 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.half = width // 2
+        self.waves = width // 2
         self.linear_1 = nn.Linear(width, 4 * width)
         self.linear_2 = nn.Linear(4 * width, 4 * width)
 
     def forward(self, t_B: Tensor) -> Tensor:
-        exponents = torch.arange(self.half, dtype=torch.float32, device=t_B.device) * (-math.log(10000) / self.half)
+        exponents = torch.arange(self.waves, dtype=torch.float32, device=t_B.device) * (-math.log(10000) / self.waves)
         angles_BC = t_B.float()[:, None] * exponents.exp()
         waves_BC = torch.cat([angles_BC.cos(), angles_BC.sin()], dim=1).to(self.linear_1.weight.dtype)
-        return self.linear_2(F.silu(self.linear_1(waves_BC)))
+        embedding_BC: Tensor = self.linear_2(F.silu(self.linear_1(waves_BC)))
+        return embedding_BC
 
 
 class UNet(nn.Module):
@@ -231,7 +236,8 @@ class UNet(nn.Module):
         x_BCHW = self.mid_block(skips[-1], times, ctx_BLC)
         for up in self.up_blocks:
             x_BCHW = up(x_BCHW, skips, times, ctx_BLC)
-        return self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
+        eps_BCHW: Tensor = self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
+        return eps_BCHW
 
     def _time_projections(self, t_B: Tensor) -> Iterator[Tensor]:
         """What each resnet adds to its channels, in the order in which they run, from one matrix product for all."""
@@ -243,4 +249,4 @@ class UNet(nn.Module):
         weight = torch.cat([p.weight for p in projections])
         bias = torch.cat([p.bias for p in projections])
         rows_BC = F.linear(F.silu(self.time_embedding(t_B)), weight, bias)
-        return iter(rows_BC[:, :, None, None].split([p.out_features for p in projections], dim=1))
+        return iter(torch.split(rows_BC[:, :, None, None], [p.out_features for p in projections], dim=1))

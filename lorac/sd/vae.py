@@ -48,7 +48,7 @@ class PixelAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        tokens_BLC = self.group_norm(x_BCHW).flatten(2).transpose(1, 2)
+        tokens_BLC: Tensor = self.group_norm(x_BCHW).flatten(2).transpose(1, 2)
         q, k, v = (project(tokens_BLC).unsqueeze(2) for project in (self.to_q, self.to_k, self.to_v))
         tokens_BLC = self.to_out[0](attention(q, k, v).squeeze(2))
         return x_BCHW + tokens_BLC.transpose(1, 2).view(x_BCHW.shape)
@@ -63,18 +63,21 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([PixelAttention(channels, groups)])
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x_BCHW)))
+        x_BCHW = self.resnets[1](self.attentions[0](self.resnets[0](x_BCHW)))
+        return x_BCHW
 
 
 class Block(nn.Module):
-    """`count` resnets at one resolution. A down block then has a `downsamplers.0`, an up block an `upsamplers.0`."""
+    """`count` resnets at one resolution, then a halving (`down`), an enlargement (`up`) or neither."""
 
-    def __init__(self, inputs: int, outputs: int, groups: int, count: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, groups: int, count: int, down: bool = False, up: bool = False
+    ) -> None:
         super().__init__()
         ins = [inputs] + [outputs] * (count - 1)
         self.resnets = nn.ModuleList(Resnet(i, outputs, groups, 1e-6) for i in ins)
-        self.downsamplers = nn.ModuleList()
-        self.upsamplers = nn.ModuleList()
+        self.downsamplers = nn.ModuleList([Downsample(outputs, padding=0)] if down else [])
+        self.upsamplers = nn.ModuleList([Upsample(outputs)] if up else [])
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         for resnet in self.resnets:
@@ -93,11 +96,11 @@ class Encoder(nn.Module):
         super().__init__()
         widths = config.widths
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        last = len(widths) - 1
         self.down_blocks = nn.ModuleList(
-            Block(i, o, config.groups, config.resnets) for i, o in zip([widths[0], *widths], widths, strict=False)
+            Block(widths[max(i - 1, 0)], width, config.groups, config.resnets, down=i < last)
+            for i, width in enumerate(widths)
         )
-        for block, width in zip(self.down_blocks[:-1], widths, strict=False):
-            block.downsamplers.append(Downsample(width, padding=0))
         self.mid_block = MidBlock(widths[-1], config.groups)
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[-1], 1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent, 3, padding=1)
@@ -106,7 +109,8 @@ class Encoder(nn.Module):
         x_BCHW = self.conv_in(x_BCHW)
         for block in self.down_blocks:
             x_BCHW = block(x_BCHW)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x_BCHW))))
+        moments: Tensor = self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x_BCHW))))
+        return moments
 
 
 class Decoder(nn.Module):
@@ -117,19 +121,20 @@ class Decoder(nn.Module):
         widths = config.widths[::-1]
         self.conv_in = nn.Conv2d(config.latent, widths[0], 3, padding=1)
         self.mid_block = MidBlock(widths[0], config.groups)
+        last = len(widths) - 1
         self.up_blocks = nn.ModuleList(
-            Block(i, o, config.groups, config.resnets + 1) for i, o in zip([widths[0], *widths], widths, strict=False)
+            Block(widths[max(i - 1, 0)], width, config.groups, config.resnets + 1, up=i < last)
+            for i, width in enumerate(widths)
         )
-        for block, width in zip(self.up_blocks[:-1], widths, strict=False):
-            block.upsamplers.append(Upsample(width))
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[-1], 1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, z_BCHW: Tensor) -> Tensor:
-        x_BCHW = self.mid_block(self.conv_in(z_BCHW))
+        x_BCHW: Tensor = self.mid_block(self.conv_in(z_BCHW))
         for block in self.up_blocks:
             x_BCHW = block(x_BCHW)
-        return self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
+        x_BCHW = self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
+        return x_BCHW
 
 
 class VAE(nn.Module):
@@ -146,9 +151,12 @@ class VAE(nn.Module):
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels in [-1, 1], sides multiples of 8, to (mean, log-variance) of the latent, each (B, latent, H/8, W/8).
         The log-variance is clamped to [-30, 20] as in the original."""
+        mean: Tensor
+        logvar: Tensor
         mean, logvar = self.quant_conv(self.encoder(x_BCHW)).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def decode(self, z_BCHW: Tensor) -> Tensor:
         """Latents to pixels, about [-1, 1] but not clamped."""
-        return self.decoder(self.post_quant_conv(z_BCHW))
+        x_BCHW: Tensor = self.decoder(self.post_quant_conv(z_BCHW))
+        return x_BCHW

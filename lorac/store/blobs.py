@@ -4,6 +4,7 @@
       ledger.db                   see ledger.py
       cas/ab/cdef…                blobs of more than ROW_LIMIT bytes, named by their SHA-256
       scratch/<action key>/       what an unfinished action keeps for its next try (a training snapshot)
+      tmp/                        files that are being written
 
 Every read checks the digest (once per process for files). A blob that is missing or damaged raises `BlobMissing`; the
 executor then makes it again.
@@ -11,14 +12,16 @@ executor then makes it again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from lorac.digest import Digest, digest, file_digest
+from lorac.digest import Digest, digest, file_digest, short
+from lorac.errors import StoreError
 from lorac.store import files
 from lorac.store.ledger import Ledger
 
@@ -50,25 +53,45 @@ class Store:
         name = value.hex()
         return self.root / "cas" / name[:2] / name[2:]
 
+    def tidy(self) -> None:
+        """Delete the temporary files of killed processes."""
+        files.sweep(self.root / "tmp")
+
+    # -- what an unfinished action keeps --------------------------------------------------------------------------------
+
     def scratch(self, key: Digest) -> Path:
         """A folder that an action may use, and finds again after a crash; `drop_scratch` removes it."""
         return self.root / "scratch" / key.hex()[:32]
 
     def keep(self, key: Digest, name: str, write: Callable[[Path], None]) -> None:
-        """Put a file into an action's scratch folder in one step; `write` fills it."""
+        """Put a file into an action's scratch folder in one step; `write` fills it. It replaces the one of that name."""
         folder = self.scratch(key)
-        temporary = folder / f".{uuid.uuid4().hex[:12]}.tmp"
-        with files.explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                write(temporary)
-                files.adopt(temporary, folder / name)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        temporary = files.temporary(folder)
+        with files.removed_on_error(temporary), files.explained(folder):
+            write(temporary)
+            final = folder / f"{name}-{short(file_digest(temporary))}"
+            files.adopt(temporary, final)
+        for older in folder.glob(f"{name}-*"):
+            if older != final:
+                files.remove(older)
 
-    def drop_scratch(self, key: Digest) -> None:
-        files.remove_tree(self.scratch(key))
+    def kept(self, key: Digest, name: str) -> Path | None:
+        """The file that `keep` put there, if it is as it was written."""
+        for path in sorted(self.scratch(key).glob(f"{name}-*")):
+            if path.name.removeprefix(f"{name}-") == short(file_digest(path)):
+                return path
+            files.remove(path)
+        return None
+
+    def drop_scratch(self, keys: Iterable[Digest]) -> None:
+        """Remove what these actions kept: they are finished."""
+        try:
+            present = {path.name for path in (self.root / "scratch").iterdir()}
+        except FileNotFoundError:
+            return
+        for key in keys:
+            if self.scratch(key).name in present:
+                files.remove_tree(self.scratch(key))
 
     # -- writing: large blobs at once, small ones as rows of the caller's transaction -----------------------------------
 
@@ -77,52 +100,51 @@ class Store:
         digests: list[Digest] = []
         rows: list[tuple[Digest, bytes]] = []
         for value in values:
-            if isinstance(value, Path):
-                data, name = None, file_digest(value)
-                if value.stat().st_size <= ROW_LIMIT:
-                    data = value.read_bytes()
-                    value.unlink()
-                else:
-                    files.adopt(value, self.file(name))
-                    self._verified.add(name)
-            else:
-                data, name = value, digest(value)
-            digests.append(name)
-            if data is None:
+            size = value.stat().st_size if isinstance(value, Path) else len(value)
+            if size > ROW_LIMIT:
+                digests.append(self._put_file(value))
                 continue
-            if len(data) <= ROW_LIMIT:
-                rows.append((name, data))
-            elif not self.file(name).exists() or self.file(name).stat().st_size != len(data):
-                files.write(self.file(name), data)
-                self._verified.add(name)
+            data = value.read_bytes() if isinstance(value, Path) else value
+            digests.append(digest(data))
+            rows.append((digests[-1], data))
         self.ledger.put_blobs(rows)
         return digests
+
+    def _put_file(self, value: bytes | Path) -> Digest:
+        if isinstance(value, Path):
+            name = file_digest(value)
+            files.adopt_blob(value, self.file(name))
+        else:
+            name = digest(value)
+            if self._intact(name):
+                return name
+            temporary = files.temporary(self.root / "tmp")
+            with files.removed_on_error(temporary), files.explained(self.file(name)):
+                temporary.write_bytes(value)
+                files.adopt_blob(temporary, self.file(name))
+        self._verified.add(name)
+        return name
 
     def ingest(self, path: Path) -> tuple[Digest, bytes | None]:
         """Read a user's file once: (digest, data) for a small one, which the caller puts as a row; a large one is copied.
 
         The copy is hashed while it is written, so the digest is that of the bytes in the store even when the file
-        changes meanwhile. It is not flushed: if a power cut damages it, the file is read again.
+        changes meanwhile. It is not flushed: if a power cut damages it, the file is read again. Raises OSError when
+        the file cannot be read, StoreError when the copy cannot be written.
         """
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size <= ROW_LIMIT:
                 data = file.read()
                 return digest(data), data
-            temporary = self.root / "cas" / f".{uuid.uuid4().hex[:12]}.tmp"
+            temporary = files.temporary(self.root / "tmp")
             hasher = hashlib.sha256()
-            with files.explained(temporary):
-                temporary.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    with temporary.open("wb") as copy:
-                        while piece := file.read(1 << 20):
-                            hasher.update(piece)
-                            copy.write(piece)
-                    name = hasher.digest()
-                    self.file(name).parent.mkdir(parents=True, exist_ok=True)
-                    files.rename(temporary, self.file(name))
-                except BaseException:
-                    temporary.unlink(missing_ok=True)
-                    raise
+            with files.removed_on_error(temporary):
+                with files.opened(temporary) as write:
+                    while piece := file.read(1 << 20):
+                        hasher.update(piece)
+                        write(piece)
+                name = hasher.digest()
+                files.adopt_blob(temporary, self.file(name), durable=False)
         self._verified.add(name)
         return name, None
 
@@ -142,19 +164,30 @@ class Store:
                 raise BlobMissing(name)
         for name in values:
             if name not in found:
-                found[name] = self.location(name).read_bytes()
+                found[name] = self._read_file(name)
         return found
+
+    def _read_file(self, value: Digest) -> bytes:
+        with self._readable(value):
+            data = self.file(value).read_bytes()
+        if value not in self._verified and digest(data) != value:
+            raise self._damaged(value)
+        self._verified.add(value)
+        return data
+
+    def open(self, value: Digest) -> Path | bytes:
+        """A large blob as a file that can be mapped, a small one as bytes. Raises BlobMissing."""
+        return self.read(value) if self.ledger.known([value]) else self.location(value)
 
     def location(self, value: Digest) -> Path:
         """The file of a large blob, verified once per process, so that it can be mapped instead of read."""
         path = self.file(value)
-        if value not in self._verified:
-            if not path.exists():
-                raise BlobMissing(value)
-            if file_digest(path) != value:
-                path.unlink()
-                raise BlobMissing(value)
-            self._verified.add(value)
+        with self._readable(value):
+            if value in self._verified:
+                path.stat()
+            elif file_digest(path) != value:
+                raise self._damaged(value)
+        self._verified.add(value)
         return path
 
     def missing(self, values: Iterable[Digest]) -> set[Digest]:
@@ -163,12 +196,45 @@ class Store:
         wanted -= self.ledger.known(list(wanted))
         return {value for value in wanted if not self.file(value).exists()}
 
-    def export(self, value: Digest, path: Path) -> None:
-        """Write a blob to a user's file, in one step."""
+    def damaged(self, values: Iterable[Digest]) -> set[Digest]:
+        """Those of the digests whose bytes are missing or wrong; reads all that was not verified before."""
+        return {value for value in set(values) if not self.holds(value)}
+
+    def holds(self, value: Digest) -> bool:
+        """Whether the store has the right bytes."""
         try:
-            files.copy(self.location(value), path)
+            self.open(value)
         except BlobMissing:
-            files.write(path, self.read(value), durable=False)
+            return False
+        return True
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free
+
+    def _intact(self, value: Digest) -> bool:
+        """Whether a large blob is there already, so that it need not be written."""
+        try:
+            self.location(value)
+        except BlobMissing:
+            return False
+        return True
+
+    def _damaged(self, value: Digest) -> BlobMissing:
+        """Take a damaged file away: what is there again later is good."""
+        files.remove(self.file(value))
+        self._verified.discard(value)
+        return BlobMissing(value)
+
+    @contextmanager
+    def _readable(self, value: Digest) -> Iterator[None]:
+        """A file that is not there, or that the disk cannot read, is a missing blob; one that we may not read is not."""
+        try:
+            yield
+        except FileNotFoundError:
+            self._verified.discard(value)
+            raise BlobMissing(value) from None
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise self._damaged(value) from error
+            path = self.file(value)
+            raise StoreError(f"{path}: cannot be read: {error.strerror or error}; check its permissions") from error

@@ -63,70 +63,110 @@ class Last:
     previous: Manifest | None
 
 
+class LedgerDamaged(StoreError):
+    """The database file is not what SQLite wrote; it is set aside when the ledger is closed or reopened."""
+
+
 class Ledger:
     """The database. Any thread may read; writes happen inside `transaction()`."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = threading.RLock()
-        try:
+        self._damaged = False
+        with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = self._open(path)
-        except (OSError, sqlite3.OperationalError) as error:
-            raise StoreError(f"{path}: cannot be opened: {error}; choose another folder with --store") from error
-
-    def _open(self, path: Path) -> sqlite3.Connection:
-        database = self._connect(path)
-        try:
-            found = database.execute("PRAGMA user_version").fetchone()[0]
-            if found in (0, FORMAT):
-                database.executescript(_TABLES)
-                database.execute(f"PRAGMA user_version = {FORMAT}")
-                return database
-            reason = f"format-{found}"
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            reason = "damaged"  # not a database any more: start afresh, nothing in it cannot be made again
-        database.close()
-        path.replace(path.with_name(f"{path.stem}-{reason}-{time.time_ns()}.db"))
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return self._open(path)
-
-    @staticmethod
-    def _connect(path: Path) -> sqlite3.Connection:
-        database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-        return database
+        self._db = self._open()
 
     def close(self) -> None:
         self._db.close()
+        if self._damaged:
+            self._set_aside("damaged")
+
+    def reopen(self) -> None:
+        """After LedgerDamaged: begin with an empty database. What was in the old one can be made again."""
+        self.close()
+        self._damaged = False
+        self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            try:
+                with self._explained():
+                    found = self._prepare(database)
+                if found == FORMAT:
+                    return database
+                reason = f"format-{found}"
+            except LedgerDamaged:
+                self._damaged, reason = False, "damaged"
+            except _Busy:  # SQLite does not wait while another process makes the database
+                database.close()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+                continue
+            except BaseException:
+                database.close()
+                raise
+            database.close()
+            self._set_aside(reason)
+
+    @staticmethod
+    def _prepare(database: sqlite3.Connection) -> int:
+        """Make the tables of a new database; returns the format. Writes nothing when there is nothing to make."""
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+            database.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+        return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+    def _set_aside(self, reason: str) -> None:
+        aside = self._path.with_name(f"{self._path.stem}-{reason}-{time.time_ns()}.db")
+        with suppress(FileNotFoundError):  # another process was quicker
+            files.install(self._path, aside)
+        for suffix in ("-wal", "-shm"):
+            files.remove(self._path.with_name(self._path.name + suffix))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """One thread at a time, and SQLite's errors as messages with a remedy."""
+        with self._lock:
+            try:
+                yield
+            except OSError as error:
+                raise StoreError(f"{self._path}: cannot be opened: {error}; choose another folder with --store") from error
+            except sqlite3.Error as error:
+                raise self._error(error) from error
+
+    def _error(self, error: sqlite3.Error) -> StoreError:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+        if code in _DAMAGED:
+            self._damaged = True
+            return LedgerDamaged(f"{self._path}: damaged: {error}; it is set aside, build again")
+        if code == sqlite3.SQLITE_FULL:
+            return StoreError(f"{self._path}: {error}; free some space and build again: what is finished is kept")
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return _Busy(f"{self._path}: {error}; is another program using the store? End it, and build again")
+        return StoreError(f"{self._path}: {error}; check the folder and its disk, or choose another one with --store")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All writes inside appear together, or not at all."""
-        with self._lock:
+        with self._explained():
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
-            except sqlite3.OperationalError as error:
-                remedy = "free some space" if "full" in str(error) else "is another program using the store?"
-                raise StoreError(f"the store's ledger cannot be written: {error}; {remedy}, then build again") from error
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def _rows(self, query: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
         """Rows of `query`, whose `%s` becomes a list of placeholders for the keys."""
-        with self._lock:
+        with self._explained():
             for start in range(0, len(keys), _CHUNK):
                 part = keys[start : start + _CHUNK]
                 yield from self._db.execute(query % ",".join("?" * len(part)), part)

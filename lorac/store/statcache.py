@@ -2,8 +2,8 @@
 
 A file is taken as unchanged while (device, inode, mode, mtime, ctime, size) are equal; inequality of any of them, not
 "newer", means that it is read again, because restored backups go back in time. A file that was modified less than two
-seconds before it was read is not remembered: a second edit of the same size within one clock tick would be invisible
-(git calls such files "racily clean").
+seconds before its reading began is not remembered: a second edit of the same size within one clock tick would be
+invisible (git calls such files "racily clean").
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from lorac.errors import InputError, Problem
 from lorac.store.blobs import Store
 
 TOO_YOUNG_NS = 2_000_000_000
+TRIES = 3
+"""How often a file is read that somebody is writing; what the last try saw is taken, and read again next time."""
 
 
 def signature(status: os.stat_result) -> bytes:
-    fields = (status.st_dev, status.st_ino, status.st_mode, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    """What is compared instead of contents. Windows' folder listings tell neither device nor inode."""
+    place = (status.st_dev, status.st_ino) if os.name != "nt" else (0, 0)
+    fields = (*place, status.st_mode, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
     return struct.pack("<6q", *(field - (1 << 64) if field >= 1 << 63 else field for field in fields))
 
 
@@ -42,22 +46,21 @@ def file_digests(store: Store, paths: Sequence[tuple[str | Path, os.stat_result]
         folder, name = os.path.split(os.fsencode(path))
         if folder not in folders:
             folders[folder] = store.ledger.stats(folder)
-        now = signature(status)
         known = folders[folder].get(name)
-        if known is not None and known[0] == now:
+        if known is not None and known[0] == signature(status):
             digests.append(known[1])
             continue
         try:
-            value, data = store.ingest(Path(path)) if ingest else (file_digest(Path(path)), None)
-            after = os.stat(path)
+            value, data, settled = _read(store, Path(path), signature(status), ingest)
         except OSError as error:
-            problems.append(Problem(str(path), f"cannot be read: {error.strerror}", "check the file and its permissions"))
+            cause = f"cannot be read: {error.strerror or error}"
+            problems.append(Problem(str(path), cause, "check the file and its permissions"))
             continue
         if data is not None:
             blobs.append((value, data))
         digests.append(value)
-        if signature(after) == now and _old_enough(after):
-            fresh.setdefault(folder, []).append((name, now, value))
+        if settled is not None:
+            fresh.setdefault(folder, []).append((name, settled, value))
     if problems:
         raise InputError(problems)
     if fresh or blobs:
@@ -68,7 +71,18 @@ def file_digests(store: Store, paths: Sequence[tuple[str | Path, os.stat_result]
     return digests
 
 
-def _old_enough(status: os.stat_result) -> bool:
-    if not stat.S_ISREG(status.st_mode):
-        return False
-    return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > TOO_YOUNG_NS
+def _read(store: Store, path: Path, before: bytes, ingest: bool) -> tuple[Digest, bytes | None, bytes | None]:
+    """(digest, data of a small file, signature to remember it by); again if the file changes while it is read."""
+    for _ in range(TRIES):
+        begun = time.time_ns()
+        value, data = store.ingest(path) if ingest else (file_digest(path), None)
+        after = os.stat(path)
+        if signature(after) == before:
+            return value, data, before if _old_enough(after, begun) else None
+        before = signature(after)
+    return value, data, None
+
+
+def _old_enough(status: os.stat_result, begun: int) -> bool:
+    """Whether a file had settled when its reading began: looking at the clock afterwards would forgive slow readings."""
+    return stat.S_ISREG(status.st_mode) and begun - max(status.st_mtime_ns, status.st_ctime_ns) > TOO_YOUNG_NS
