@@ -167,12 +167,16 @@ def wait_for_old_files(folder: Path, tools: Sequence[Tool]) -> None:
 def show(tools: dict[str, Tool], first: dict[str, float], pictures: int, peers: str) -> None:
     rows = []
     for case, what in (("null", "nothing changed"), ("edit", "one caption edited, until training starts")):
-        rows.append([what, *(f"{tool.series[case].median:.2f} s" for tool in tools.values()), f"<= {TARGETS[case]:.1f} s"])
+        rows.append(
+            [what, *(f"{tool.series[case].median:.2f} s" for tool in tools.values()), f"<= {TARGETS[case]:.1f} s"]
+        )
     print(f"\n{pictures} pictures, medians of {len(tools['lorac'].series['null'].seconds)}, whole processes\n")
     print(table(["", *tools, "target"], rows))
     facts = {
         "pictures": pictures,
-        "seconds": {name: {case: series.facts() for case, series in tool.series.items()} for name, tool in tools.items()},
+        "seconds": {
+            name: {case: series.facts() for case, series in tool.series.items()} for name, tool in tools.items()
+        },
         "first_build_seconds": first,
         "targets": TARGETS,
         "machine": machine(),

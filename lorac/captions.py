@@ -50,7 +50,9 @@ def decode_caption(data: bytes) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"is not UTF-8{_guess(data)}; save it as UTF-8") from None
-    line = text.lstrip("\n\r") and text.splitlines()[0].strip()
+    if not text.strip():
+        raise ValueError("is empty; write its tags, or delete the file")
+    line = text.splitlines()[0].strip()
     if not split_tags(line):
         raise ValueError("has no tags on its first line; write some, or delete the file")
     return line

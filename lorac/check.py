@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
-from lorac.captions import same, split_tags, unmatched
+from lorac.captions import split_tags, unmatched
 from lorac.dataset import Folder, fitting, folders
+from lorac.listing import shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.recipe import Recipe
 from lorac.sd.tokenizer import Tokenizer
 
 BINDING = ("1girl", "1boy", "solo")
-"""Tags of every picture of a character; left in, they come to mean the character's outfit (the article's finding 11)."""
+"""Tags of every picture of a character; left in, they come to mean her outfit (the article's finding 11)."""
 STRONG = 5e-4
 """Learning rate x alpha / dim above which the article's runs diverged or became unstable (finding 7)."""
+ALMOST = 0.8
+"""Likeness (Ratcliff and Obershelp's, 0 to 1) from which a rule is taken for a misspelt tag."""
 FEW = 8
 """More repetitions than this in an epoch make a regularisation picture a training picture."""
 
@@ -43,11 +47,18 @@ def findings(recipe: Recipe) -> list[Finding]:
     return [finding for rule in RULES for finding in rule(recipe, sets)]
 
 
-def unmatched_rule(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
-    """L001: an exclude or replace rule that meets no tag is probably a typing error."""
+def misspelt_rule(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L001: an exclude or replace rule that meets no tag, but almost one, is a typing error.
+
+    One that is like no tag is left alone: lists of tags to exclude are shared between recipes.
+    """
     raws = [c.raw for folder in sets if not folder.regularisation for c in folder.pictures if c.raw is not None]
-    for rule in unmatched(recipe.rules(recipe.sources[0]), raws) if recipe.sources else ():
-        yield Finding("L001", recipe.where("caption.exclude"), f'the rule for "{rule}" matches no tag; correct it or take it out')
+    named = (*recipe.caption.exclude, *recipe.caption.replace)
+    tags = {tag for raw in raws for tag in split_tags(raw)} - set(split_tags(",".join(named)))
+    for rule in unmatched(recipe.rules(recipe.sources[0]), raws):
+        for meant in get_close_matches(rule, tags, n=1, cutoff=ALMOST):
+            where = recipe.where("caption.exclude" if rule in recipe.caption.exclude else "caption.replace")
+            yield Finding("L001", where, f'the rule for "{rule}" meets no tag; did you mean "{meant}"?')
 
 
 def truncated(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
@@ -60,15 +71,16 @@ def truncated(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
                 lost = len(captioned.tags) - fitting(captioned.tags, limit)
                 remedy = "raise train.max_token_length" if limit < 225 else "shorten it"
                 text = f"the caption has {count} tokens, {lost} of its tags are behind the limit of {limit}; {remedy}"
-                yield Finding("L002", str(captioned.picture.caption_path or captioned.picture.path), text)
+                yield Finding("L002", shown_path(captioned.picture.caption_path or captioned.picture.path), text)
 
 
 def binding_tags(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
     """L003: `1girl` and `solo`, left in, bind the outfit to those words."""
     for tag in BINDING:
-        kept = [c for f in sets if not f.regularisation for c in f.pictures if same(tag) in map(same, c.tags)]
+        tags = [captioned.tags for folder in sets if not folder.regularisation for captioned in folder.pictures]
+        kept = sum(tag in (other.casefold() for other in own) for own in tags)
         if kept:
-            text = f'"{tag}" stays in {len(kept)} captions and binds the character to it; add it to caption.exclude'
+            text = f'"{tag}" stays in {kept} captions and binds the character to it; add it to caption.exclude'
             yield Finding("L003", recipe.where("caption.exclude"), text)
 
 
@@ -76,7 +88,9 @@ def no_trigger(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
     """L004: without a trigger word nothing calls the character."""
     for folder in sets:
         if not folder.regularisation and not folder.spec.trigger:
-            yield Finding("L004", folder.spec.where, "the source has no trigger words; give it some, as trigger = [\"name\"]")
+            yield Finding(
+                "L004", folder.spec.where, 'the source has no trigger words; give it some, as trigger = ["name"]'
+            )
 
 
 def shuffled_trigger(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
@@ -109,7 +123,7 @@ def too_strong(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
 
 
 RULES: tuple[Rule, ...] = (
-    unmatched_rule,
+    misspelt_rule,
     truncated,
     binding_tags,
     no_trigger,

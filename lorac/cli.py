@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,45 +48,60 @@ class Verbs(click.Group):
 @click.version_option(package_name="lorac")
 def main() -> None:
     """lorac compiles a TOML recipe into a Stable Diffusion 1.x LoRA, and makes again only what changed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not stream.isatty():  # Windows: a pipe has an old code page
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+PATH = click.Path(path_type=Path)
+
+recipe_argument = click.argument("recipes", nargs=-1, required=True, type=PATH, metavar="RECIPE...")
+set_option = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a recipe value, as in train.seed=7."
+)
+base_option = click.option(
+    "--base", metavar="FILE", help='Base checkpoint instead of the recipe\'s, or "builtin:mini".'
+)
+store_option = click.option(
+    "--store", type=PATH, envvar="LORAC_STORE", default=".lorac", help="Where built things are kept.", show_default=True
+)
 
 
 def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose recipes and where things lie."""
-    path = click.Path(path_type=Path)
-    for option in (
-        click.option("--store", type=path, envvar="LORAC_STORE", default=".lorac", help="Where built things are kept.", show_default=True),
-        click.option("--base", help='Base checkpoint instead of the recipe\'s: a path, or "builtin:mini".'),
-        click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a recipe value, as in train.seed=7."),
-        click.argument("recipes", nargs=-1, required=True, type=path),
-    ):
-        verb = option(verb)
-    return verb
+    """The recipes of a verb and what replaces their values."""
+    return recipe_argument(set_option(base_option(verb)))
 
 
 @contextmanager
-def opened(
-    recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path
-) -> Iterator[tuple[list[Recipe], Graph, Store]]:
-    """The recipes, their graph, and the store."""
-    from lorac.graph.lower import lower
-    from lorac.recipe.load import load
+def opened(folder: Path) -> Iterator[Store]:
+    """The store, closed at the end."""
     from lorac.store.blobs import Store
 
-    loaded = load(recipes, sets, base)
-    graph = lower(loaded)
-    blobs = Store(store)
+    store = Store(folder)
     try:
-        yield loaded, graph, blobs
+        yield store
     finally:
-        blobs.close()
+        store.close()
+
+
+def read(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> tuple[list[Recipe], Graph]:
+    """The recipes and their graph. Raises InputError."""
+    from lorac.graph.lower import lower
+    from lorac.recipe.load import load
+
+    loaded = load(recipes, sets, base)
+    return loaded, lower(loaded)
 
 
 @main.command()
 @recipe_options
+@store_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would run; make nothing.")
-@click.option("-j", "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, help="CPU workers.", show_default="cores")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, help="CPU workers.", show_default="cores"
+)
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what does not depend on it.")
-@click.option("--out", type=click.Path(path_type=Path), default="build", help="Folder of the outputs.", show_default=True)
+@click.option("--out", type=PATH, default="build", help="Folder of the outputs.", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Write one event a line to standard output.")
 def build(
     recipes: tuple[Path, ...],
@@ -98,15 +114,17 @@ def build(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Build RECIPES: train what is not trained, write what is not written."""
+    """Build each RECIPE: train what is not trained, write what is not written."""
     from lorac.engine import events
     from lorac.engine.build import build as run
     from lorac.engine.console import console
     from lorac.kinds.registry import KINDS, SCANNERS
 
-    with opened(recipes, sets, base, store) as (loaded, graph, blobs):
+    loaded, graph = read(recipes, sets, base)
+    names = [recipe.name for recipe in loaded]
+    with opened(store) as blobs:
         if dry_run:
-            _show_forecast(graph, blobs, as_json)
+            _show_forecast(names, graph, blobs, as_json)
             return
         lines = console()
 
@@ -117,44 +135,47 @@ def build(
                 lines(event)
 
         try:
-            names = [recipe.name for recipe in loaded]
             run(graph, names, KINDS, SCANNERS, blobs, out.absolute(), listen, jobs=jobs, keep_going=keep_going)
         finally:
             lines.close()
 
 
-def _show_forecast(graph: Graph, blobs: Store, as_json: bool) -> None:
-    from lorac.engine.forecast import forecast
+def _show_forecast(names: list[str], graph: Graph, store: Store, as_json: bool) -> None:
+    from lorac.engine import forecast
     from lorac.kinds.registry import KINDS, SCANNERS
 
-    for node, cast in forecast(graph, KINDS, SCANNERS, blobs).items():
-        if as_json:
+    casts = forecast.forecast(graph, KINDS, SCANNERS, store)
+    if as_json:
+        for node, cast in casts.items():
             facts = {"node": node.name, "outlook": cast.outlook.value, "todo": cast.todo, "total": cast.total}
-            click.echo(json.dumps(facts))
-        else:
-            amount = f"{cast.todo} of {cast.total}" if cast.total else ""
-            click.echo(f"{node.name:<44} {cast.outlook.value:<9} {amount}".rstrip())
+            click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    for line in forecast.listing(graph, names, casts):
+        click.echo(line)
 
 
 @main.command()
 @recipe_options
+@store_option
 def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
-    """Show the arithmetic of RECIPES: pictures, repeats, steps, epochs, and what would run."""
+    """Show the arithmetic of each RECIPE: pictures, repeats, steps, epochs, and what the next build would do."""
+    from lorac.engine.forecast import forecast, summary
+    from lorac.kinds.registry import KINDS, SCANNERS
     from lorac.plan import lines
 
-    with opened(recipes, sets, base, store) as (loaded, graph, blobs):
-        for recipe in loaded:
-            for line in lines(recipe):
-                click.echo(line)
-        _show_forecast(graph, blobs, as_json=False)
+    loaded, graph = read(recipes, sets, base)
+    with opened(store) as blobs:
+        casts = forecast(graph, KINDS, SCANNERS, blobs)
+    for recipe in loaded:
+        click.echo("\n".join([recipe.name, *lines(recipe), *summary(graph, recipe.name, casts)]))
 
 
 @main.command()
 @click.argument("target", metavar="RECIPE[:NODE]")
-@click.option("--store", type=click.Path(path_type=Path), envvar="LORAC_STORE", default=".lorac", show_default=True)
-@click.option("--base", help="Base checkpoint instead of the recipe's.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a recipe value.")
-def why(target: str, store: Path, base: str | None, sets: tuple[str, ...]) -> None:
+@set_option
+@base_option
+@store_option
+def why(target: str, sets: tuple[str, ...], base: str | None, store: Path) -> None:
     """Explain what the next build will make and why; if nothing, what the last one made.
 
     NODE is a kind, such as `caption`, or a kind with its folder, such as `caption[riho_head]`.
@@ -166,11 +187,12 @@ def why(target: str, store: Path, base: str | None, sets: tuple[str, ...]) -> No
     file, colon, kind = target.rpartition(":")
     if not colon or Path(target).exists():  # a Windows drive has a colon too
         file, kind = target, ""
-    with opened((Path(file),), sets, base, store) as (loaded, graph, blobs):
-        labels = {name.partition(":")[2] for names in graph.names.values() for name in names}
-        kinds = {node.kind for node in graph.nodes}
-        if kind and kind not in kinds | labels:
-            raise InputError([Problem(target, f'there is no node "{kind}"', f"choose one of {', '.join(sorted(kinds))}")])
+    loaded, graph = read((Path(file),), sets, base)
+    labels = {name.partition(":")[2] for names in graph.names.values() for name in names}
+    kinds = {node.kind for node in graph.nodes}
+    if kind and kind not in kinds | labels:
+        raise InputError([Problem(target, f'there is no node "{kind}"', f"choose one of {', '.join(sorted(kinds))}")])
+    with opened(store) as blobs:
         forecasts = forecast(graph, KINDS, SCANNERS, blobs)
         for recipe in loaded:
             for line in explain(graph, recipe.name, kind or None, forecasts, blobs):
@@ -180,50 +202,51 @@ def why(target: str, store: Path, base: str | None, sets: tuple[str, ...]) -> No
 @main.command()
 @recipe_options
 @click.option("--format", "style", type=click.Choice(["dot", "mermaid", "json"]), default="dot", show_default=True)
-def graph(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path, style: str) -> None:
-    """Print the build graph of RECIPES."""
+def graph(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, style: str) -> None:
+    """Print the build graph of each RECIPE: what they share is in it once."""
     from lorac.graph.draw import draw
 
-    with opened(recipes, sets, base, store) as (_, nodes, _):
-        click.echo(draw(nodes, style))
+    _, nodes = read(recipes, sets, base)
+    click.echo(draw(nodes, style))
 
 
 @main.command()
 @recipe_options
-def captions(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
-    """Print the final captions of RECIPES with their token counts, and what is cut off."""
+def captions(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> None:
+    """Print the final captions of each RECIPE with their token counts, and what is cut off."""
     from lorac.dataset import caption_lines
+    from lorac.recipe.load import load
 
-    with opened(recipes, sets, base, store) as (loaded, _, _):
-        for recipe in loaded:
-            for line in caption_lines(recipe):
-                click.echo(line)
+    for recipe in load(recipes, sets, base):
+        for line in caption_lines(recipe):
+            click.echo(line)
 
 
 @main.command()
 @recipe_options
 @click.pass_context
-def check(ctx: click.Context, recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
-    """Look for likely mistakes in RECIPES, their pictures and their captions; exit code 1 if there are any."""
+def check(ctx: click.Context, recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> None:
+    """Look for likely mistakes in each RECIPE, its pictures and its captions; exit code 1 if there are any."""
     from lorac.check import findings
     from lorac.recipe.load import load
 
     found = [finding for recipe in load(recipes, sets, base) for finding in findings(recipe)]
-    for finding in found:
+    for finding in dict.fromkeys(found):
         click.echo(str(finding))
     if found:
         ctx.exit(1)
+    click.echo("no findings", err=True)
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def inspect(file: Path, as_json: bool) -> None:
     """Print what a .safetensors FILE holds: metadata, modules, ranks, hashes."""
     from lorac.inspect import facts, lines
 
     found = facts(file)
-    click.echo(json.dumps(found, indent=2, sort_keys=True) if as_json else "\n".join(lines(found)))
+    click.echo(json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False) if as_json else "\n".join(lines(found)))
 
 
 @main.command()

@@ -1,16 +1,17 @@
 """A recipe's pictures and final captions as text, for the verbs that look without building.
 
-`plan`, `captions` and `check` read the folders directly: they answer before anything is in the store.
+`captions` and `check` read the folders directly: they answer before anything is in the store.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorac.captions import apply, decode_caption, joined
 from lorac.errors import InputError, Problem
-from lorac.listing import Picture, pictures
+from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.sd.tokenizer import Tokenizer
 
@@ -42,42 +43,43 @@ class Folder:
 
 
 def folders(recipe: Recipe) -> list[Folder]:
-    """All folders of a recipe, sources first. Raises InputError with every unreadable caption."""
-    found: list[Folder] = []
+    """All folders of a recipe, sources first. Raises InputError with every folder and caption that cannot be read."""
     problems: list[Problem] = []
-    for spec, regularisation in [(s, False) for s in recipe.sources] + [(r, True) for r in recipe.regularisation]:
-        rules = recipe.rules(spec)
-        captioned = []
-        for picture in pictures(spec.path, recipe.caption.extension, spec.where):
-            try:
-                raw = _read(picture)
-            except ValueError as error:
-                cause, _, remedy = str(error).partition("; ")
-                problems.append(Problem(str(picture.caption_path), f"the caption {cause}", remedy))
-                continue
-            tags = apply(rules, spec.caption or "" if raw is None else raw)
-            captioned.append(Captioned(picture, raw, tags))
-        found.append(Folder(spec, regularisation, tuple(captioned)))
+    sets = [(spec, False) for spec in recipe.sources] + [(spec, True) for spec in recipe.regularisation]
+    found = [Folder(spec, kind, tuple(_captioned(recipe, spec, problems))) for spec, kind in sets]
     if problems:
         raise InputError(problems)
     return found
 
 
-def _read(picture: Picture) -> str | None:
-    return None if picture.caption_path is None else decode_caption(Path(picture.caption_path).read_bytes())
+def _captioned(recipe: Recipe, spec: PictureSet, problems: list[Problem]) -> Iterator[Captioned]:
+    rules = recipe.rules(spec)
+    try:
+        found = pictures(spec.path, recipe.caption.extension, spec.where)
+    except InputError as error:
+        problems += error.problems
+        return
+    for picture in found:
+        try:
+            raw = None if picture.caption_path is None else decode_caption(Path(picture.caption_path).read_bytes())
+        except (ValueError, OSError) as error:
+            cause, _, remedy = str(error).partition("; ")
+            problems.append(Problem(shown_path(str(picture.caption_path)), f"the caption {cause}", remedy))
+            continue
+        yield Captioned(picture, raw, apply(rules, spec.caption or "" if raw is None else raw))
 
 
 def caption_lines(recipe: Recipe) -> list[str]:
-    """Every final caption with its number of tokens; what is behind the limit is shown as cut off."""
+    """Every final caption behind its number of tokens; what is behind the limit is shown as cut off."""
     encode, limit = Tokenizer().encode, recipe.train.max_token_length
-    lines = [f"{recipe.name}: captions are cut off at {limit} tokens"]
+    lines = [f"{recipe.name}: tokens (cut off at {limit}), picture, final caption"]
     for folder in folders(recipe):
         for captioned in folder.pictures:
             count = len(encode(captioned.text))
-            lines.append(f"{folder.label}/{captioned.picture.name}  {count} tokens  {captioned.text}")
+            lines.append(f"{count:5}  {folder.label}/{captioned.picture.name}  {captioned.text}")
             if count > limit:
                 kept = fitting(captioned.tags, limit)
-                lines.append(f"    cut off in the order written: {joined(captioned.tags[kept:])}")
+                lines.append(f"       cut off, in the order written: {joined(captioned.tags[kept:])}")
     return lines
 
 

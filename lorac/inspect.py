@@ -21,7 +21,9 @@ def facts(path: Path) -> dict[str, Any]:
         header = read_header(path)
         data = path.read_bytes()
     except OSError as error:
-        raise InputError([Problem(str(path), f"cannot be read: {error.strerror}", "give a .safetensors file")]) from error
+        raise InputError(
+            [Problem(str(path), f"cannot be read: {error.strerror}", "give a .safetensors file")]
+        ) from error
     hashed = hashlib.sha256(data[header.data_start :]).hexdigest()
     stated = header.metadata.get("sshs_model_hash")
     return {

@@ -3,67 +3,107 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lorac.graph.lower import bucketing, training_resolution
-from lorac.kinds.image import Bucketing
-from lorac.listing import Picture, pictures
+from lorac.kinds.image import Bucketing, Refused, upright_size
+from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.base import BaseFacts, base_facts
-from lorac.recipe.recipe import Recipe
+from lorac.recipe.recipe import PictureSet, Recipe
+from lorac.recipe.schema import BUILTIN_BASE
+
+FILES_SHOWN = 4
+"""How many of the files of a run are named before the list is cut."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The figures of one recipe. `order` are the regularisation pictures of an epoch, one for each sample."""
+
+    sources: Sequence[tuple[PictureSet, Sequence[Picture]]]
+    regularisation: Sequence[tuple[PictureSet, Sequence[Picture]]]
+    samples: int
+    order: Sequence[int]
+    buckets: Mapping[str, int]
+    batches: int
+    steps: int
 
 
 def lines(recipe: Recipe) -> list[str]:
-    """The plan of one recipe, a fact per line."""
-    train, network = recipe.train, recipe.network
-    facts = base_facts(train.base, recipe.where("train.base"))
-    found = [(spec, pictures(spec.path, recipe.caption.extension, spec.where)) for spec in recipe.sources]
-    regularisation = [(spec, pictures(spec.path, recipe.caption.extension, spec.where)) for spec in recipe.regularisation]
-    samples = [picture for spec, folder in found for picture in folder for _ in range(spec.repeats)]
-    class_pictures = [(picture, spec.repeats) for spec, folder in regularisation for picture in folder]
-    order = arithmetic.regularisation_order([repeats for _, repeats in class_pictures], len(samples))
-    shown = samples + [class_pictures[index][0] for index in order]
+    """The plan of one recipe, a fact per line. Raises InputError for folders that cannot be used."""
+    facts = base_facts(recipe.train.base, recipe.where("train.base"))
+    run = _run(recipe, facts)
+    rows = [*_data_rows(run), *_training_rows(recipe, run), ("files", _files(recipe, run))]
+    base = recipe.train.base if recipe.train.base == BUILTIN_BASE else shown_path(recipe.train.base)
+    rows.insert(0, ("base", f"{base}, {training_resolution(recipe, facts)} px"))
+    return [f"  {name:<15} {text}" for name, text in rows]
+
+
+def _run(recipe: Recipe, facts: BaseFacts) -> Run:
+    train, extension = recipe.train, recipe.caption.extension
+    sources, classes = (
+        [(spec, pictures(spec.path, extension, spec.where)) for spec in specs]
+        for specs in (recipe.sources, recipe.regularisation)
+    )
+    shown = [picture for spec, folder in sources for picture in folder for _ in range(spec.repeats)]
+    samples = len(shown)
+    class_pictures = [(picture, spec.repeats) for spec, folder in classes for picture in folder]
+    order = arithmetic.regularisation_order([repeats for _, repeats in class_pictures], samples)
+    shown += [class_pictures[index][0] for index in order]
     buckets = bucket_sizes(recipe, facts, shown)
     batches = arithmetic.batches_per_epoch(buckets.values(), train.batch_size)
     steps = arithmetic.total_steps(train.epochs, train.steps, batches)
-    saved = arithmetic.saved_epochs(steps, batches, train.save_every_n_epochs)
-    rows = [("base", f"{train.base}, {training_resolution(recipe, facts)} px")]
-    for spec, folder in found:
-        rows.append(("source", f"{spec.path}: {len(folder)} x {spec.repeats} repeats = {len(folder) * spec.repeats}"))
-    for spec, folder in regularisation:
-        rows.append(("regularisation", f"{spec.path}: {len(folder)} pictures"))
-    if regularisation:
-        rows.append(("", f"matched one to one: {len(order)} regularisation samples beside {len(samples)}"))
+    return Run(sources, classes, samples, order, buckets, batches, steps)
+
+
+def _data_rows(run: Run) -> list[tuple[str, str]]:
+    rows = []
+    for spec, folder in run.sources:
+        count = len(folder)
+        rows.append(("source", f"{shown_path(spec.path)}: {count} x {spec.repeats} repeats = {count * spec.repeats}"))
     rows += [
-        ("epoch", f"{batches} steps of batch {train.batch_size}, {len(shown)} samples"),
-        ("run", f"{steps} steps = {steps / batches:g} epochs; a training picture is seen {_views(recipe, steps, batches)}"),
-        ("buckets", ", ".join(f"{size} ({count})" for size, count in sorted(buckets.items()))),
-        ("learning rate", f"U-Net {train.unet_lr:g}, text encoder {train.text_encoder_lr:g}, {train.lr_scheduler}, "
-                          f"{arithmetic.warmup_steps(train.lr_warmup_steps, steps)} steps of warm-up"),
-        ("network", f"dim {network.dim}, alpha {network.alpha:g}, {' and '.join(network.targets).replace('_', ' ')}"),
-        ("files", ", ".join([f"{recipe.name}-{n:06d}.safetensors" for n in range(1, len(saved) + 1)] + [f"{recipe.name}.safetensors"])),
+        ("regularisation", f"{shown_path(spec.path)}: {len(found)} pictures") for spec, found in run.regularisation
     ]
-    return [recipe.name, *(f"  {name:<15} {text}" for name, text in rows)]
+    if run.regularisation:
+        rows.append(("", f"matched one to one: {len(run.order)} regularisation samples beside {run.samples}"))
+    return rows
 
 
-def bucket_sizes(recipe: Recipe, facts: BaseFacts, shown: list[Picture]) -> Counter[str]:
-    """Samples per bucket, from the pictures' headers."""
-    from PIL import Image
+def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
+    train, network = recipe.train, recipe.network
+    epochs = run.steps / run.batches
+    views = " or ".join(f"{count:g}" for count in sorted({spec.repeats * epochs for spec in recipe.sources}))
+    targets = " and ".join({"unet": "U-Net", "text_encoder": "text encoder"}[target] for target in network.targets)
+    warmup = arithmetic.warmup_steps(train.lr_warmup_steps, run.steps)
+    return [
+        ("epoch", f"{run.batches} steps of batch {train.batch_size}, {run.samples + len(run.order)} samples"),
+        ("run", f"{run.steps} steps = {epochs:g} epochs; a training picture is seen {views} times"),
+        ("buckets", ", ".join(f"{size} ({count})" for size, count in sorted(run.buckets.items()))),
+        ("learning rate", f"U-Net {train.unet_lr:g}, text encoder {train.text_encoder_lr:g}"),
+        ("", f"{train.lr_scheduler}, {warmup} steps of warm-up"),
+        ("network", f"dim {network.dim}, alpha {network.alpha:g}, {targets}"),
+    ]
 
+
+def _files(recipe: Recipe, run: Run) -> str:
+    saved = arithmetic.saved_epochs(run.steps, run.batches, recipe.train.save_every_n_epochs)
+    numbered = [f"{recipe.name}-{n:06d}.safetensors" for n in range(1, len(saved) + 1)]
+    if len(numbered) > FILES_SHOWN:
+        numbered[FILES_SHOWN - 1 : -1] = ["…"]
+    return ", ".join([*numbered, f"{recipe.name}.safetensors"])
+
+
+def bucket_sizes(recipe: Recipe, facts: BaseFacts, shown: Sequence[Picture]) -> Counter[str]:
+    """Samples per bucket, from the pictures' headers; "unusable" counts those that a build would refuse."""
     settings = Bucketing(**bucketing(recipe, facts))  # type: ignore[arg-type]
-    counts = Counter(picture.path for picture in shown)
     buckets: Counter[str] = Counter()
-    for path, count in counts.items():
+    for path, count in Counter(picture.path for picture in shown).items():
         try:
-            with Image.open(path) as image:
-                turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
-                size = image.size[::-1] if turned else image.size
-        except OSError:
-            buckets["unreadable"] += count
-            continue
-        buckets["x".join(map(str, settings.place(*size)[1]))] += count
+            bucket = settings.place(*upright_size(path))[1]
+        except Refused:
+            buckets["unusable"] += count
+        else:
+            buckets["x".join(map(str, bucket))] += count
     return buckets
-
-
-def _views(recipe: Recipe, steps: int, batches: int) -> str:
-    views = sorted({spec.repeats * steps / batches for spec in recipe.sources})
-    return " or ".join(f"{count:g}" for count in views) + " times"

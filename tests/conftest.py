@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.running import lorac
 from tests.tiny import make_project, save_base
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -25,3 +27,23 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(tmp_path: Path, tiny_base: Path) -> Callable[..., Path]:
     """`project("a")` makes a folder with pictures and a recipe; see `tests.tiny.make_project`."""
     return lambda name="project": make_project(tmp_path / name, tiny_base)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A project that has been built once, for `built_copy` and for tests that only read."""
+    folder = make_project(tmp_path_factory.mktemp("built") / "日本語 フォルダ", tiny_base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = lorac("build", "recipe.toml")
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def built_copy(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that project, with its store and outputs, as the working directory."""
+    folder = tmp_path / built.name
+    shutil.copytree(built, folder)
+    monkeypatch.chdir(folder)
+    return folder

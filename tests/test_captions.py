@@ -65,7 +65,7 @@ def test_decoding(data: bytes, text: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "has no tags on its first line; write some, or delete the file"),
+        (b"", "is empty; write its tags, or delete the file"),
         (b"\n1girl", "has no tags on its first line; write some, or delete the file"),
         (b" , ,\n", "has no tags on its first line; write some, or delete the file"),
         (b"\xef\xbb\xbf1girl", "begins with a byte order mark (BOM); save it as UTF-8 without BOM"),

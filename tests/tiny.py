@@ -1,4 +1,4 @@
-"""What tests and benchmarks build from: a base with few random weights, pictures, and a recipe that trains in a second."""
+"""What tests and benchmarks build from: a base with few random weights, pictures, a recipe that trains in a second."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lorac.digest import Digest
 from lorac.engine import events, outputs
 from lorac.engine.executor import Executor
 from lorac.engine.protocol import Kind, Scanner
 from lorac.engine.resolve import Result
-from lorac.errors import StoreError
-from lorac.graph.nodes import Graph, Node
+from lorac.errors import Interrupted, LoracError, StoreError
+from lorac.graph.nodes import Graph, Node, Output
 from lorac.store.blobs import Store
+from lorac.store.ledger import LedgerDamaged
 
 LOCK_SECONDS = 24 * 3600
 PACKAGES = ("torch", "transformers", "safetensors", "pillow", "numpy", "msgspec")
@@ -47,7 +49,10 @@ def build(
     jobs: int,
     keep_going: bool = False,
 ) -> None:
-    """Run the graph and write every recipe's folder. Raises what the executor raises; then no output has changed."""
+    """Run the graph and write every recipe's folder. Raises what the executor raises; then no output has changed.
+
+    With `keep_going`, the recipes that could be built are written before the error is raised.
+    """
     started = time.perf_counter()
     tally = Tally({})
 
@@ -55,32 +60,76 @@ def build(
         tally(event)
         listen(event)
 
-    with _lock(store, listen):
-        tell(events.BuildStarted(recipes, len(graph.nodes)))
+    def finished(ok: bool) -> None:
+        ran, total = (sum(getattr(event, name) for event in tally.finished.values()) for name in ("ran", "total"))
+        tell(events.BuildFinished(ok, ran, total - ran, time.perf_counter() - started))
+
+    def attempt() -> None:
         executor = Executor(graph, kinds, scanners, store, tell, jobs=jobs, keep_going=keep_going)
-        results = executor.run()
-        folders = {recipe: out / recipe for recipe in recipes}
-        while True:
-            files = {
-                recipe: outputs.wanted(
-                    [output for output in graph.outputs if output.recipe == recipe], results, store, folders[recipe]
-                )
-                for recipe in recipes
-            }
-            needed: dict[Node, list[bytes]] = {}
-            for want in (want for wants in files.values() for want in wants):
-                needed.setdefault(want.node, []).append(want.value)
-            if executor.ensure(needed):
-                break
-            results = executor.run()
-        for recipe in recipes:
-            report = outputs.install(files[recipe], store, folders[recipe], tell)
+        wanted, error = _run(executor, recipes, out)
+        for recipe, files in wanted.items():
+            report = outputs.install(files, store, out / recipe, tell)
             seconds = time.perf_counter() - started
-            facts = build_facts(graph, recipe, results, tally, report, seconds)
-            outputs.write_json(folders[recipe] / "build.json", facts)
-    counted = tally.finished.values()
-    ran, total = sum(event.ran for event in counted), sum(event.total for event in counted)
-    tell(events.BuildFinished(True, ran, total - ran, time.perf_counter() - started))
+            facts = build_facts(graph, recipe, executor.results, tally, report, seconds)
+            outputs.write_json(out / recipe / "build.json", facts)
+        if error is not None:
+            raise error
+
+    for recipe in recipes:
+        outputs.check_writable(out / recipe)
+    with _lock(store, listen):
+        store.tidy()
+        tell(events.BuildStarted(recipes, len(graph.nodes)))
+        try:
+            try:
+                attempt()
+            except LedgerDamaged as damaged:
+                tell(events.Warned("", str(damaged)))
+                store.ledger.reopen()
+                attempt()
+        except LoracError:
+            finished(False)
+            raise
+    finished(True)
+
+
+def _run(executor: Executor, recipes: list[str], out: Path) -> tuple[dict[str, list[outputs.Wanted]], LoracError | None]:
+    """Run until the store has every blob that must be written: (files of the complete recipes, what went wrong)."""
+    store, results = executor.store, executor.results
+    while True:
+        error = None
+        try:
+            executor.run()
+        except LoracError as failure:
+            if not executor.keep_going or isinstance(failure, Interrupted | LedgerDamaged):
+                raise
+            error = failure
+        complete = _complete(executor, recipes)
+        values = [output.value for own in complete.values() for output in own]
+        columns = [(v.node, results[v.node].outputs[v.output]) for v in values if results[v.node].names]
+        if not executor.ensure(_grouped(columns)):
+            continue
+        wanted = {recipe: outputs.wanted(own, results, store, out / recipe) for recipe, own in complete.items()}
+        stale = (want for wants in wanted.values() for want in outputs.stale(wants, store))
+        if executor.ensure(_grouped((want.node, want.value) for want in stale)):
+            return wanted, error
+
+
+def _complete(executor: Executor, recipes: list[str]) -> dict[str, list[Output]]:
+    """The outputs of those recipes that have all their results: after a failure with -k, not all have."""
+    outputs_of = {recipe: [output for output in executor.graph.outputs if output.recipe == recipe] for recipe in recipes}
+    return {
+        recipe: own
+        for recipe, own in outputs_of.items()
+        if all(output.value.node in executor.results for output in own)
+    }
+
+
+def _grouped(pairs: Iterable[tuple[Node, Digest]]) -> dict[Node, set[Digest]]:
+    grouped: dict[Node, set[Digest]] = {}
+    for node, value in pairs:
+        grouped.setdefault(node, set()).add(value)
+    return grouped
 
 
 def build_facts(

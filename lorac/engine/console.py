@@ -7,12 +7,15 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from lorac.engine import events
+from lorac.engine.wording import clock, padded, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 QUIET_SECONDS = 10.0
 """At most one plain progress line per node in this time."""
+NAME_COLUMNS = 36
+"""What most nodes' names fit into, so that the figures behind them stand below each other."""
 
 
 class PlainConsole:
@@ -55,11 +58,10 @@ class LiveConsole(PlainConsole):
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.NodeProgress():
+                text = f"{event.node} {event.note}"
                 if event.node not in self._tasks:
-                    self._tasks[event.node] = self._live().add_task(event.node, total=event.total)
-                self._live().update(
-                    self._tasks[event.node], completed=event.done, total=event.total, description=f"{event.node} {event.note}"
-                )
+                    self._tasks[event.node] = self._live().add_task(text, total=event.total)
+                self._live().update(self._tasks[event.node], completed=event.done, total=event.total, description=text)
             case events.NodeFinished() if event.node in self._tasks:
                 self._live().remove_task(self._tasks.pop(event.node))
                 super().__call__(event)
@@ -108,26 +110,17 @@ def event_text(event: events.Event) -> str | None:
     """One line for what deserves one."""
     match event:
         case events.NodeFinished() if event.ran:
-            of = f"{event.ran} of {event.total}" if event.total > 1 else "done"
-            return f"{event.node}: {of}, {event.seconds:.1f} s" + _measures(event)
+            amount = f"{event.ran} of {event.total}" if event.total > 1 else "done"
+            return f"{padded(event.node, NAME_COLUMNS)} {amount:>14} {event.seconds:8.1f} s{_measures(event)}"
         case events.Warned():
             return f"{event.node}: warning: {event.text}" if event.node else event.text
-        case events.Failure():
-            return f"error: {event.text}"
         case events.FileWritten():
-            return f"  {event.path}  {event.bytes / 1e6:.2f} MB" + ("" if event.changed else "  (unchanged)")
+            return f"{size(event.bytes):>10}  {event.path}" + ("" if event.changed else "  (unchanged)")
         case events.BuildFinished() if event.ok:
             return f"{event.ran} made, {event.hits} found, {event.seconds:.1f} s"
-    return None
+    return None  # a Failure is in the error that ends the build, where all of them are listed in order
 
 
 def _measures(event: events.NodeFinished) -> str:
     steps, seconds = event.measures.get("steps"), event.measures.get("seconds")
     return f", {steps:.0f} steps, {steps / seconds:.1f} steps/s" if steps and seconds else ""
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -6,34 +6,40 @@ run in several pieces at once, kinds of the "gpu" pool (all that use torch) one 
 
 What a kind has yielded is committed before anything else happens to it, so a crash, an error or Ctrl-C loses at most the
 item in work; an action that was begun keeps its `scratch` folder for the next try.
+
+Bytes that the store has lost are made again: the node that promised them is set back to WAITING (see `_repair`). Workers
+may still be busy with what they were given before; every message therefore carries the look-up that it belongs to.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from pathlib import Path
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
 from lorac.digest import Digest
 from lorac.engine import events
 from lorac.engine.protocol import Failed, Kind, Made, Scanner, Work
-from lorac.engine.resolve import BlobMissing, Lookup, Result, item_key, link, look_up, needed, split
+from lorac.engine.resolve import BlobMissing, Lookup, Result, follow_chain, look_up, needed, numbers, split
 from lorac.engine.scan import scan
 from lorac.errors import InputError, Interrupted, LoracError, Problem, StoreError
 from lorac.graph.nodes import Graph, Node, Shape
+from lorac.store import files
 from lorac.store.blobs import Store
 from lorac.store.ledger import Last
 
 PIECES_PER_WORKER = 4
 """Into how many pieces per worker a cpu node's items are cut: enough to balance, few enough to stay cheap."""
-MAX_REPAIRS = 3
+MAX_REPAIRS = 10
 """How often one node may find its inputs damaged in one build before the disk is blamed."""
 
 
@@ -47,24 +53,48 @@ class State(Enum):
 
 @dataclass
 class Progress:
-    """What the executor knows of one node."""
+    """What the executor knows of one node.
+
+    look: the try that is going on. pieces: of this try, still with workers. asked, failed: items of this try.
+    lost: the result that the node had before it was set back.
+    """
 
     state: State = State.WAITING
     look: Lookup | None = None
     pieces: int = 0
+    asked: set[int] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
     ran: int = 0
     repairs: int = 0
+    lost: Result | None = None
     started: float = 0.0
     seconds: float = 0.0
     measures: dict[str, float] = field(default_factory=dict)
     session: dict[str, Any] = field(default_factory=dict)
 
+    def reset(self) -> None:
+        """Begin again, with nothing that was derived from the inputs."""
+        self.state, self.look, self.session = State.WAITING, None, {}
+        self.asked, self.failed = set(), set()
+
 
 @dataclass(frozen=True)
-class _PieceEnded:
+class _Ended:
     """A worker is through with its piece; `error` is what stopped it."""
 
     error: BaseException | None
+
+
+_Body: TypeAlias = Made | Failed | _Ended | events.NodeProgress | events.Warned | dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Message:
+    """What a worker sends, and the try of the node that it belongs to."""
+
+    node: Node
+    look: Lookup
+    body: _Body
 
 
 class Executor:
@@ -88,10 +118,9 @@ class Executor:
         self.nodes = {node: Progress() for node in graph.nodes}
         self.problems: list[Problem] = []
         self.errors: list[LoracError] = []
-        self._queue: queue.SimpleQueue[tuple[Node, Made | Failed | events.Event | _PieceEnded | dict[str, float]]] = (
-            queue.SimpleQueue()
-        )
+        self._queue: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._pieces: list[Future[None]] = []
         self._build = 0
         self._outside: set[Digest] = set()  # digests of files that are read from where they are
 
@@ -99,6 +128,7 @@ class Executor:
 
     def run(self) -> dict[Node, Result]:
         """Bring every node of the graph up to date."""
+        self._pieces = []
         self._pools = {"cpu": ThreadPoolExecutor(self.jobs, "lorac-cpu"), "gpu": ThreadPoolExecutor(1, "lorac-gpu")}
         try:
             while not self._settled():
@@ -106,9 +136,10 @@ class Executor:
                 if self._running():
                     self._receive()
         except KeyboardInterrupt:
-            self._cancel()
+            self._wind_down("interrupted: saving what is done (Ctrl-C again to stop at once)")
+            raise Interrupted("interrupted; the next build goes on from here") from None
         except BaseException:
-            self._cancel_workers()
+            self._wind_down()
             raise
         finally:
             for pool in self._pools.values():
@@ -117,9 +148,11 @@ class Executor:
         return self.results
 
     def ensure(self, values: Mapping[Node, Iterable[Digest]]) -> bool:
-        """Whether the store still holds these outputs of these nodes; the nodes of lost ones are set back for `run`."""
-        damaged = {node: lost for node, digests in values.items() if (lost := self.store.missing(digests))}
+        """Whether the store has these outputs of these nodes intact; the nodes of lost ones are set back for `run`."""
+        damaged = {node: lost for node, digests in values.items() if (lost := self.store.damaged(digests))}
         for node, lost in damaged.items():
+            self._count_repair(node)
+            self._forget(lost)
             self._set_back(node, lost)
         return not damaged
 
@@ -149,45 +182,49 @@ class Executor:
             progress.state = State.SKIPPED
             return
         try:
-            look = progress.look = look_up(node, kind, self.results, self.store)
-            if look.result is None and (todo := look.missing()):
-                lost = self.store.missing(needed(look, todo, self.store) - self._outside)
-                if lost:
-                    self._repair(node, lost)
-                    return
-                progress.state, progress.started = State.RUNNING, time.perf_counter()
-                self.listen(events.NodeStarted(node.name, node.kind, len(todo), look.total))
-                self._submit(node, todo)
-                return
+            look = look_up(node, kind, self.results, self.store)
         except BlobMissing as missing:
             self._repair(node, {missing.digest})
             return
-        self._finish(node)
+        if look.result is None and look.missing():
+            inputs = needed(look) - self._outside
+            lost = self.store.damaged(inputs) if progress.repairs else self.store.missing(inputs)
+            if lost:
+                self._repair(node, lost)
+                return
+        progress.look = look
+        if look.result is None and look.missing():
+            progress.state, progress.started = State.RUNNING, time.perf_counter()
+            self.listen(events.NodeStarted(node.name, node.kind, len(look.missing()), look.total))
+            self._submit(node, look)
+        else:
+            self._finish(node, look)
 
     def _stopping(self) -> bool:
         """After an error only cheap work goes on, so that all bad files are found at once."""
         return bool(self.problems or self.errors) and not self.keep_going
 
     def _scan(self, node: Node) -> None:
-        progress = self.nodes[node]
+        progress, scanner = self.nodes[node], self.scanners[node.kind]
         started = time.perf_counter()
         try:
-            self.results[node], look = scan(node, self.scanners[node.kind], self.store)
+            result, progress.look = scan(node, scanner, self.store, rewrite=progress.lost is not None)
         except LoracError as error:
             self._fail(node, error)
             return
-        progress.look, progress.state = look, State.DONE
-        if not self.scanners[node.kind].INGESTS:
-            self._outside |= set(self.results[node].outputs.values())
-        self._remember(node, 0, len(self.results[node].names) or 1)
+        if not scanner.INGESTS:
+            self._outside |= set(result.outputs.values())
         progress.seconds = time.perf_counter() - started
+        self._done(node, result)
+        self._remember(node, progress.look, 0, len(result.names) or 1)
 
     # -- running a kind -------------------------------------------------------------------------------------------------
 
-    def _submit(self, node: Node, todo: Sequence[int]) -> None:
-        kind, progress = self.kinds[node.kind], self.nodes[node]
+    def _submit(self, node: Node, look: Lookup) -> None:
+        """Give the missing items to workers; of a chain the next one, because later keys need its outputs."""
+        kind, progress, todo = self.kinds[node.kind], self.nodes[node], look.missing()
         if kind.SHAPE is Shape.CHAIN:
-            pieces = [todo[:1]]  # the next item's key needs this one's outputs
+            pieces = [todo[:1]]
         elif kind.POOL == "cpu":
             size = max(1, -(-len(todo) // (self.jobs * PIECES_PER_WORKER)))
             pieces = [todo[i : i + size] for i in range(0, len(todo), size)]
@@ -195,16 +232,15 @@ class Executor:
             pieces = [todo]
         progress.pieces = len(pieces)
         for piece in pieces:
-            work = self._work(node, piece)
-            self._pools[kind.POOL].submit(self._run_piece, node, kind, work)
+            progress.asked.update(piece)
+            work = self._work(node, look, piece)
+            self._pieces.append(self._pools[kind.POOL].submit(self._run_piece, node, look, kind, work))
 
-    def _work(self, node: Node, piece: Sequence[int]) -> Work:
-        look = self.nodes[node].look
-        assert look is not None
-        key = look.item_keys[piece[0]] if look.item_keys else look.key
+    def _work(self, node: Node, look: Lookup, piece: Sequence[int]) -> Work:
+        key = look.item_keys[piece[0]]
 
-        def progress(done: float, total: float, note: str) -> None:
-            self._queue.put((node, events.NodeProgress(node.name, node.kind, done, total, note)))
+        def send(body: _Body) -> None:
+            self._queue.put(_Message(node, look, body))
 
         return Work(
             params=node.params,
@@ -212,86 +248,80 @@ class Executor:
             items=[look.items[index] for index in piece],
             total=look.total,
             shared=look.shared,
-            columns={port: split(self.store.read(column)) for port, column in look.whole.items()},
+            columns=look.columns,
             read=self.store.read,
             read_many=self.store.read_many,
-            open=self._open,
+            open=self.store.open,
             scratch=self.store.scratch(key),
             keep=partial(self.store.keep, key),
+            kept=partial(self.store.kept, key),
             cancelled=self.cancelled,
-            progress=progress,
-            measure=lambda measures: self._queue.put((node, dict(measures))),
-            warn=lambda text: self._queue.put((node, events.Warned(node.name, text))),
+            progress=lambda done, total, note: send(events.NodeProgress(node.name, node.kind, done, total, note)),
+            measure=lambda measures: send(dict(measures)),
+            warn=lambda text: send(events.Warned(node.name, text)),
             session=self.nodes[node].session,
         )
 
-    def _open(self, value: Digest) -> Path | bytes:
-        """A large blob as a file that can be mapped, a small one as bytes."""
-        blobs = self.store.ledger.blobs([value])
-        return self.store.read(value) if blobs else self.store.location(value)
-
-    def _run_piece(self, node: Node, kind: Kind, work: Work) -> None:
+    def _run_piece(self, node: Node, look: Lookup, kind: Kind, work: Work) -> None:
         """In a worker thread."""
         try:
             for made in kind.run(work):
-                self._queue.put((node, made))
+                self._queue.put(_Message(node, look, made))
                 if self.cancelled.is_set():
                     raise Interrupted("interrupted")
-            self._queue.put((node, _PieceEnded(None)))
+            self._queue.put(_Message(node, look, _Ended(None)))
         except BaseException as error:  # handed to the main thread, which raises or reports it
-            self._queue.put((node, _PieceEnded(error)))
+            self._queue.put(_Message(node, look, _Ended(error)))
 
     # -- what workers send ----------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        """Take everything that has arrived, and store it in one transaction."""
-        messages = []
+        """Take everything that has arrived, store it in one transaction, then act on it."""
         try:
-            messages.append(self._queue.get(timeout=0.2))  # with a timeout, so that Windows sees Ctrl-C
-            while not self._queue.empty():
-                messages.append(self._queue.get())
+            messages = [self._queue.get(timeout=0.2)]  # with a timeout, so that Windows sees Ctrl-C
         except queue.Empty:
-            if not messages:
-                return
-        made: dict[Node, list[Made]] = {}
-        for node, message in messages:
-            if isinstance(message, Made):
-                made.setdefault(node, []).append(message)
-        if made:
-            self._store(made)
-        for node, message in messages:
-            match message:
-                case Made():
-                    pass
-                case Failed():
-                    self._fail_item(node, message)
-                case _PieceEnded():
-                    self._piece_ended(node, message.error)
+            return
+        messages += self._drain()
+        self._store(messages)
+        for message in messages:
+            node, look = message.node, message.look
+            current = self.nodes[node].look is look
+            match message.body:
+                case Failed() if current:
+                    self._fail_item(node, message.body)
+                case _Ended() if current:
+                    self._piece_ended(node, look, message.body.error)
                 case dict():
-                    self._measured(node, message)
-                case _:
-                    self.listen(message)
+                    self._measured(node, message.body)
+                case events.NodeProgress() | events.Warned():
+                    self.listen(message.body)
 
-    def _store(self, made: Mapping[Node, Sequence[Made]]) -> None:
-        """Commit finished items: blobs first, then, in the same transaction, the traces that name them."""
+    def _drain(self) -> list[_Message]:
+        messages = []
+        while not self._queue.empty():
+            messages.append(self._queue.get())
+        return messages
+
+    def _store(self, messages: Iterable[_Message]) -> None:
+        """Commit finished items: blobs first, then, in the same transaction, the traces that name them.
+
+        Items of an earlier try of a node count too: their keys say from what they were made.
+        """
+        made = [(message.node, message.look, message.body) for message in messages if isinstance(message.body, Made)]
+        if not made:
+            return
         with self.store.ledger.transaction():
-            for node, items in made.items():
+            values = (item.outputs[output] for node, _, item in made for output in self.kinds[node.kind].OUTPUTS)
+            digests = iter(self.store.put(values))
+            for node, look, item in made:
                 kind, progress = self.kinds[node.kind], self.nodes[node]
-                look = progress.look
-                assert look is not None
-                width = len(kind.OUTPUTS)
-                digests = self.store.put(item.outputs[output] for item in items for output in kind.OUTPUTS)
-                for number, item in enumerate(items):
-                    outputs = b"".join(digests[number * width : (number + 1) * width])
-                    if kind.SHAPE is Shape.LIST and item.index >= len(look.found):
-                        look.found.append(None)
-                    look.found[item.index] = outputs
-                    progress.ran += 1
-                    if kind.SHAPE is not Shape.LIST:
-                        seconds = (time.perf_counter() - progress.started) / progress.ran
-                        key = look.item_keys[item.index]
-                        if key != look.key:
-                            self.store.ledger.record(key, kind.NAME, outputs, seconds, progress.measures)
+                if kind.SHAPE is Shape.LIST and item.index == len(look.found):
+                    look.found.append(None)
+                look.found[item.index] = outputs = b"".join(islice(digests, len(kind.OUTPUTS)))
+                progress.ran += 1
+                if kind.SHAPE in (Shape.EACH, Shape.CHAIN):
+                    seconds = (time.perf_counter() - progress.started) / progress.ran
+                    self.store.ledger.record(look.item_keys[item.index], kind.NAME, outputs, seconds, progress.measures)
 
     def _measured(self, node: Node, measures: Mapping[str, float]) -> None:
         """Sum what adds up; keep the largest of what is called a peak."""
@@ -299,81 +329,78 @@ class Executor:
         for name, value in measures.items():
             total[name] = max(total.get(name, 0.0), value) if name.startswith("peak") else total.get(name, 0.0) + value
 
-    def _piece_ended(self, node: Node, error: BaseException | None) -> None:
-        progress = self.nodes[node]
+    def _piece_ended(self, node: Node, look: Lookup, error: BaseException | None) -> None:
+        progress, kind = self.nodes[node], self.kinds[node.kind]
         if progress.state is not State.RUNNING:
             return
         if isinstance(error, BlobMissing):
-            progress.pieces = 0
             self._repair(node, {error.digest})
             return
         if error is not None:
             self._fail(node, error)
             return
         progress.pieces -= 1
-        look, kind = progress.look, self.kinds[node.kind]
-        assert look is not None
-        if progress.pieces == 0:
-            if kind.SHAPE is Shape.CHAIN and not self.problems and self._next_link(node, look, kind):
-                return
-            if None in look.found:
-                progress.state = State.FAILED
-            else:
-                self._finish(node)
-
-    def _next_link(self, node: Node, look: Lookup, kind: Kind) -> bool:
-        """Start the next item of a chain, unless it is found; False when the chain is complete."""
-        for index in range(look.total):
-            if look.found[index] is not None:
-                continue
-            previous = look.found[index - 1]
-            assert previous is not None
-            look.items[index] = link(look.items[index], kind, previous)
-            del look.item_keys[index:]
-            look.item_keys.append(item_key(look.prefix, look.items[index]))
-            look.found[index] = self.store.ledger.outputs([look.item_keys[index]]).get(look.item_keys[index])
-            if look.found[index] is None:
-                self._submit(node, [index])
-                return True
-        return False
+        if progress.pieces:
+            return
+        unmade = {index for index in progress.asked if look.found[index] is None}
+        if unmade - progress.failed:
+            raise RuntimeError(f"the kind {kind.NAME} says nothing of its items {sorted(unmade - progress.failed)}")
+        if unmade:
+            progress.state = State.FAILED
+            return
+        if kind.SHAPE is Shape.CHAIN:
+            follow_chain(look, kind, self.store)
+        if not look.missing():
+            self._finish(node, look)
+        elif self._stopping():
+            progress.state = State.SKIPPED
+        else:
+            self._submit(node, look)
 
     # -- endings --------------------------------------------------------------------------------------------------------
 
-    def _finish(self, node: Node) -> None:
+    def _finish(self, node: Node, look: Lookup) -> None:
         """Every item is there: make the node's columns, remember its trace, and say what it took."""
         progress, kind = self.nodes[node], self.kinds[node.kind]
-        look = progress.look
-        assert look is not None
         if look.result is None:
             progress.seconds = time.perf_counter() - progress.started if progress.started else 0.0
-            self.results[node] = look.result = self._conclude(node, kind, look)
-        self.results[node] = look.result
-        progress.state, progress.session = State.DONE, {}
+            look.result = self._conclude(kind, look, progress)
+            self.store.drop_scratch(look.item_keys)
+        progress.session = {}
+        self._done(node, look.result)
         total = 1 if kind.SHAPE in (Shape.ONE, Shape.LIST) else look.total
         ran = min(progress.ran, total)
-        self._remember(node, ran, total)
-        for key in look.item_keys if progress.ran else ():
-            self.store.drop_scratch(key)
+        self._remember(node, look, ran, total)
         self.listen(events.NodeFinished(node.name, node.kind, ran, total, progress.seconds, dict(progress.measures)))
 
-    def _conclude(self, node: Node, kind: Kind, look: Lookup) -> Result:
+    def _conclude(self, kind: Kind, look: Lookup, progress: Progress) -> Result:
         rows = [split(outputs) for outputs in look.found if outputs is not None]
-        measures = self.nodes[node].measures
         with self.store.ledger.transaction():
             if kind.SHAPE is Shape.ONE:
                 outputs, names = rows[0], []
             else:
                 outputs = self.store.put(b"".join(column) for column in zip(*rows, strict=True))
-                names = [item.name for item in look.items]
-                if kind.SHAPE is Shape.LIST:
-                    names = [str(index + 1) for index in range(len(rows))]
-            self.store.ledger.record(look.key, kind.NAME, b"".join(outputs), self.nodes[node].seconds, measures)
+                names = numbers(len(rows)) if kind.SHAPE is Shape.LIST else [item.name for item in look.items]
+            self.store.ledger.record(look.key, kind.NAME, b"".join(outputs), progress.seconds, progress.measures)
         return Result(dict(zip(kind.OUTPUTS, outputs, strict=True)), names)
 
-    def _remember(self, node: Node, ran: int, total: int) -> None:
+    def _done(self, node: Node, result: Result) -> None:
+        """The node has its result. If it lost another one in this build, what was made of that is made again."""
+        progress = self.nodes[node]
+        self.results[node], progress.state = result, State.DONE
+        lost, progress.lost = progress.lost, None
+        if lost is None or lost == result:
+            return
+        stale = {node}
+        for later in self.graph.nodes:
+            if any(source.node in stale for source in later.inputs.values()):
+                stale.add(later)
+                self.results.pop(later, None)
+                if self.nodes[later].state in (State.RUNNING, State.DONE):
+                    self.nodes[later].reset()
+
+    def _remember(self, node: Node, look: Lookup, ran: int, total: int) -> None:
         """Keep the manifest of this build and of the one before it, when they differ: `lorac why` reads them."""
-        look = self.nodes[node].look
-        assert look is not None
         for name in self.graph.names[node]:
             last = self.store.ledger.last(name)
             changed = last is None or last.manifest.fields != look.manifest.fields
@@ -385,12 +412,15 @@ class Executor:
                 self.store.ledger.put_last(name, Last(self._build, ran, total, look.manifest, previous))
 
     def _fail_item(self, node: Node, failed: Failed) -> None:
+        self.nodes[node].failed.add(failed.index)
         self.problems += failed.problems
         for problem in failed.problems:
             self.listen(events.Failure(node.name, str(problem)))
 
     def _fail(self, node: Node, error: BaseException) -> None:
         self.nodes[node].state = State.FAILED
+        if isinstance(error, OSError) and files.is_full(error):
+            error = files.refusal(self.store.root, error)
         if isinstance(error, InputError):
             self._fail_item(node, Failed(0, error.problems))
         elif isinstance(error, LoracError):
@@ -399,58 +429,73 @@ class Executor:
         else:
             raise error
 
+    # -- lost bytes -----------------------------------------------------------------------------------------------------
+
     def _repair(self, node: Node, lost: set[Digest]) -> None:
         """An input's bytes are gone or damaged: set back the nodes that promised them, and wait for them."""
-        progress = self.nodes[node]
-        progress.repairs += 1
-        if progress.repairs > MAX_REPAIRS:
-            self._fail(node, StoreError(f"{self.store.root}: blobs vanish while they are used; is the disk failing?"))
+        try:
+            self._count_repair(node)
+        except StoreError as error:
+            self._fail(node, error)
             return
-        progress.state, progress.look = State.WAITING, None
+        self.nodes[node].reset()
+        self._forget(lost)
         for source in {source.node: None for source in node.inputs.values()}:
             self._set_back(source, lost)
 
+    def _count_repair(self, node: Node) -> None:
+        self.nodes[node].repairs += 1
+        if self.nodes[node].repairs > MAX_REPAIRS:
+            raise StoreError(f"{self.store.root}: blobs vanish while they are used; is the disk failing?")
+
+    def _forget(self, lost: set[Digest]) -> None:
+        """Drop every trace that promises lost bytes: those of items, also of a chain that reads what it made itself."""
+        with self.store.ledger.transaction():
+            self.store.ledger.forget((), lost)
+
     def _set_back(self, node: Node, lost: set[Digest]) -> None:
-        """Forget the traces of this node that name lost bytes, so that they are made again."""
-        progress, result = self.nodes[node], self.results[node]
-        columns = set(result.outputs.values())
-        damaged = columns & (lost | self.store.missing(columns))
-        if not damaged and result.names:
-            damaged = {digest for column in columns for digest in split(self.store.read(column))} & lost
+        """Forget the trace of this node, if it leads to lost bytes, so that they are made again."""
+        progress = self.nodes[node]
+        if progress.state is not State.DONE:
+            return  # it is being made again already
+        damaged = self._damage(self.results[node], lost)
         if not damaged:
             return
         assert progress.look is not None
         self.listen(events.Warned(node.name, "stored bytes are missing or damaged; they are made again"))
         with self.store.ledger.transaction():
-            self.store.ledger.forget(progress.look.key, damaged)
-        del self.results[node]
-        progress.state, progress.look, progress.ran = State.WAITING, None, 0
+            self.store.ledger.forget([progress.look.key], damaged)
+        progress.lost = self.results.pop(node)
+        progress.reset()
+
+    def _damage(self, result: Result, lost: set[Digest]) -> set[Digest]:
+        """Which lost bytes a result leads to. All its columns are checked, so that one repair is enough for all."""
+        columns = set(result.outputs.values()) - self._outside
+        damaged = columns & lost | self.store.damaged(columns if result.names else ())
+        if result.names:
+            for column in columns - damaged:
+                damaged |= set(split(self.store.read(column))) & lost
+        return damaged
 
     # -- stopping -------------------------------------------------------------------------------------------------------
 
-    def _cancel_workers(self) -> None:
-        self.cancelled.set()
-        for pool in self._pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _cancel(self) -> None:
-        """Ctrl-C: let the workers save what they have, and store it."""
-        self.listen(events.Warned("", "interrupted: saving what is done (Ctrl-C again to stop at once)"))
-        self._cancel_workers()
-        for pool in self._pools.values():
-            pool.shutdown(wait=True)
-        made: dict[Node, list[Made]] = {}
-        while not self._queue.empty():
-            node, message = self._queue.get()
-            if isinstance(message, Made):
-                made.setdefault(node, []).append(message)
-        if made:
-            self._store(made)
-        raise Interrupted("interrupted; the next build goes on from here")
+    def _wind_down(self, warning: str = "") -> None:
+        """Let the workers save what they have, and store what they made."""
+        try:
+            self.cancelled.set()
+            if warning:
+                self.listen(events.Warned("", warning))
+            for piece in self._pieces:
+                piece.cancel()
+            while wait(self._pieces, timeout=0.2).not_done:  # with a timeout, so that Windows sees Ctrl-C
+                pass
+            with suppress(StoreError):  # a full disk may be why we are here
+                self._store(self._drain())
+        except KeyboardInterrupt:
+            os._exit(Interrupted.exit_code)  # a thread cannot be stopped, and the store survives this
 
     def _raise_errors(self) -> None:
         if self.problems:
             raise InputError(sorted(dict.fromkeys(self.problems), key=lambda problem: (problem.where, problem.cause)))
         if self.errors:
             raise self.errors[0]
-

@@ -7,7 +7,10 @@ build made and this one does not (an epoch less) are removed, if they are still 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,13 @@ from typing import Any
 from lorac.digest import Digest
 from lorac.engine import events
 from lorac.engine.resolve import ENDS, Result
+from lorac.errors import StoreError
 from lorac.graph.nodes import Node, Output
 from lorac.store import files
 from lorac.store.blobs import Store
 from lorac.store.statcache import file_digests
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -47,29 +53,55 @@ def wanted(outputs: Sequence[Output], results: Mapping[Node, Result], store: Sto
     return found
 
 
+def stale(files_wanted: Sequence[Wanted], store: Store) -> list[Wanted]:
+    """Those of the files that are not there, or hold something else."""
+    return [want for want in files_wanted if not _holds(want.path, want.value, store)]
+
+
 def install(files_wanted: Sequence[Wanted], store: Store, folder: Path, listen: events.Listener) -> dict[str, Any]:
-    """Bring the output folder up to date; returns name -> {sha256, bytes} for build.json."""
+    """Bring the output folder up to date; returns name -> {sha256, bytes} for build.json.
+
+    All files are complete before the first is put in its place, so that a full disk changes nothing.
+    """
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    earlier = _earlier(folder)
+    files.sweep(folder)
+    earlier, changed = _earlier(folder), stale(files_wanted, store)
+    with ExitStack() as undo:
+        staged = []
+        for want in changed:
+            staged.append(files.stage(store.open(want.value), want.path))
+            undo.enter_context(files.removed_on_error(staged[-1]))
+        for want, beside in zip(changed, staged, strict=True):
+            files.install(beside, want.path)
     report: dict[str, Any] = {}
     for want in files_wanted:
-        unchanged = _holds(want.path, want.value, store)
-        if not unchanged:
-            store.export(want.value, want.path)
         size = want.path.stat().st_size
         report[want.path.name] = {"sha256": want.value.hex(), "bytes": size}
-        listen(events.FileWritten(shown(want.path), want.value.hex(), size, not unchanged))
-    for name, facts in earlier.items():
+        listen(events.FileWritten(shown(want.path), want.value.hex(), size, want in changed))
+    for name, sha256 in earlier.items():
         path = folder / name
-        if name not in report and path.parent == folder and _holds(path, bytes.fromhex(facts["sha256"]), store):
-            path.unlink()
+        if name not in report and path.is_file() and _holds(path, bytes.fromhex(sha256), store):
+            files.remove(path)
     return report
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StoreError if `folder` can neither be written nor made: better before hours of training than after."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise StoreError(
+            f"{shown(place)}: is a file where the folder of the outputs must be; move it or choose another --out"
+        )
+    if not os.access(place, os.W_OK):
+        raise StoreError(f"{shown(place)}: cannot be written; check the folder's permissions or choose another --out")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    files.write(path, text.encode(), durable=False)
+    files.write(path, text.encode())
 
 
 def shown(path: Path) -> str:
@@ -87,10 +119,11 @@ def _holds(path: Path, value: Digest, store: Store) -> bool:
         return False
 
 
-def _earlier(folder: Path) -> dict[str, Any]:
-    """The outputs that the last build.json lists; nothing when it is absent or unreadable."""
+def _earlier(folder: Path) -> dict[str, str]:
+    """name -> SHA-256 of the outputs that the last build.json lists; nothing when it is absent or unreadable."""
     try:
         outputs = json.loads((folder / "build.json").read_text("utf-8"))["outputs"]
-        return {name: facts for name, facts in outputs.items() if isinstance(facts.get("sha256"), str)}
+        listed = {str(name): str(facts["sha256"]) for name, facts in outputs.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return {}
+    return {name: sha for name, sha in listed.items() if Path(name).name == name and _SHA256.fullmatch(sha)}

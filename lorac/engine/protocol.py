@@ -19,7 +19,7 @@ from lorac.errors import Problem
 from lorac.graph.nodes import Shape
 
 Outputs: TypeAlias = Mapping[str, bytes | Path]
-"""Output name -> bytes, or a finished file under `work.scratch`, which the store takes over."""
+"""Output name -> bytes, or a finished file under `work.scratch`, which the store takes over; each has its own name."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Work:
     open: Callable[[Digest], Path | bytes]
     scratch: Path
     keep: Callable[[str, Callable[[Path], None]], None]
-    """keep(name, write): a file in `scratch`, written by `write(path)`, that survives a crash whole or not at all."""
+    """keep(name, write): a file that `write(path)` writes, and that survives a crash whole or not at all."""
+    kept: Callable[[str], Path | None]
+    """kept(name): the file that an earlier try kept, if it is as it was written."""
     cancelled: threading.Event
     progress: Callable[[float, float, str], None]
     measure: Callable[[Mapping[str, float]], None]

@@ -46,7 +46,8 @@ class Result:
 class Lookup:
     """A node with all its inputs known.
 
-    `result` is set when everything was found. Otherwise `found[i]` holds the output digests of item i, or None.
+    `result` is set when everything was found. Otherwise `found[i]` holds the output digests of item i, or None, and
+    `columns` what is in the columns that are taken whole.
     """
 
     node: Node
@@ -56,6 +57,7 @@ class Lookup:
     items: list[Item]
     shared: dict[str, Digest]
     whole: dict[str, Digest]
+    columns: dict[str, list[Digest]] = field(default_factory=dict)
     item_keys: list[Digest] = field(default_factory=list)
     found: list[bytes | None] = field(default_factory=list)
     result: Result | None = None
@@ -94,14 +96,12 @@ def look_up(node: Node, kind: Kind, results: Mapping[Node, Result], store: Store
     look = Lookup(node, manifest, manifest.key(), prefix, [], shared, whole)
 
     names = _names(node, kind, results)
-    action = store.ledger.action(look.key)
-    if action is not None:
-        if kind.SHAPE is Shape.LIST:
-            names = [str(i + 1) for i in range(len(store.read(action.digests()[0])) // 32)]
-        look.items = [Item(i, name, {}, {}) for i, name in enumerate(names or [""])]
-        look.result = Result(dict(zip(kind.OUTPUTS, action.digests(), strict=True)), names)
+    look.result = _known_result(look.key, kind, names, store)
+    if look.result is not None:
+        look.items = [Item(i, name, {}, {}) for i, name in enumerate(look.result.names or [""])]
         return look
 
+    look.columns = {port: split(store.read(column)) for port, column in whole.items()}
     columns = {port: results[source.node].column(source.output, store) for port, source in each.items()}
     look.items = [
         Item(i, name, node.items[i] if node.items else {}, {port: column[i] for port, column in columns.items()})
@@ -109,13 +109,34 @@ def look_up(node: Node, kind: Kind, results: Mapping[Node, Result], store: Store
     ]
     if kind.SHAPE is Shape.EACH:
         look.item_keys = [item_key(prefix, item) for item in look.items]
-        known = store.ledger.outputs(look.item_keys)
-        look.found = [known.get(key) for key in look.item_keys]
+        look.found = _known_items(look.item_keys, kind, store)
     elif kind.SHAPE is Shape.CHAIN:
-        _follow_chain(look, kind, store)
+        look.found = [None] * len(look.items)
+        follow_chain(look, kind, store)
     else:
         look.item_keys, look.found = [look.key], [None]
     return look
+
+
+def _known_result(key: Digest, kind: Kind, names: Sequence[str], store: Store) -> Result | None:
+    """What the ledger says that the node gave. The blobs are not looked at: whoever needs them finds out."""
+    action = store.ledger.action(key)
+    if action is None or len(action.outputs) != 32 * len(kind.OUTPUTS):
+        return None
+    outputs = dict(zip(kind.OUTPUTS, action.digests(), strict=True))
+    if kind.SHAPE is Shape.LIST:
+        try:
+            names = numbers(len(store.read(action.digests()[0])) // 32)
+        except BlobMissing:
+            return None
+    return Result(outputs, names)
+
+
+def _known_items(keys: Sequence[Digest], kind: Kind, store: Store) -> list[bytes | None]:
+    """The output digests of the items that the ledger knows."""
+    known = store.ledger.outputs(keys)
+    size = 32 * len(kind.OUTPUTS)
+    return [found if (found := known.get(key)) is not None and len(found) == size else None for key in keys]
 
 
 def item_key(prefix: Digest, item: Item) -> Digest:
@@ -136,17 +157,16 @@ def link(item: Item, kind: Kind, previous: bytes) -> Item:
     return Item(item.index, item.name, item.params, {**item.inputs, **before})
 
 
-def _follow_chain(look: Lookup, kind: Kind, store: Store) -> None:
-    """Find the finished head of a chain; where it ends, the rest is unknown."""
-    look.found = [None] * len(look.items)
-    for index, item in enumerate(look.items):
+def follow_chain(look: Lookup, kind: Kind, store: Store) -> None:
+    """Find the items of a chain up to the first that must be made; that one's key is then known, later ones' are not."""
+    while (index := len(look.item_keys)) < look.total:
         if index:
             previous = look.found[index - 1]
             if previous is None:
                 return
-            item = look.items[index] = link(item, kind, previous)
-        look.item_keys.append(item_key(look.prefix, item))
-        look.found[index] = store.ledger.outputs([look.item_keys[index]]).get(look.item_keys[index])
+            look.items[index] = link(look.items[index], kind, previous)
+        look.item_keys.append(item_key(look.prefix, look.items[index]))
+        look.found[index] = _known_items(look.item_keys[-1:], kind, store)[0]
 
 
 def _names(node: Node, kind: Kind, results: Mapping[Node, Result]) -> list[str]:
@@ -154,19 +174,24 @@ def _names(node: Node, kind: Kind, results: Mapping[Node, Result]) -> list[str]:
     if kind.SHAPE in (Shape.ONE, Shape.LIST):
         return []
     if node.items:
-        return [str(index + 1) for index in range(len(node.items))]
+        return numbers(len(node.items))
     source = next(source for source in node.inputs.values() if source.take is Take.EACH)
     return list(results[source.node].names)
 
 
-def needed(look: Lookup, indices: Sequence[int], store: Store) -> set[Digest]:
-    """Every blob that running these items may read."""
+def needed(look: Lookup) -> set[Digest]:
+    """Every blob that making the missing items may read."""
     digests = set(look.shared.values())
-    for column in look.whole.values():
-        digests.update(split(store.read(column)))
-    for index in indices:
+    for column in look.columns.values():
+        digests.update(column)
+    for index in look.missing():
         digests.update(look.items[index].inputs.values())
     return digests
 
 
-__all__ = ["BlobMissing", "Lookup", "Result", "item_key", "link", "look_up", "needed", "split"]
+def numbers(count: int) -> list[str]:
+    """Names of items that have no others: 1, 2, 3."""
+    return [str(number) for number in range(1, count + 1)]
+
+
+__all__ = ["BlobMissing", "Lookup", "Result", "follow_chain", "item_key", "look_up", "needed", "numbers", "split"]

@@ -13,14 +13,17 @@ from lorac.store.blobs import Store
 from lorac.store.statcache import file_digests
 
 
-def scan(node: Node, scanner: Scanner, store: Store) -> tuple[Result, Lookup]:
-    """Run a scanner. Its key is what it found: scanning again is how we learn whether anything changed."""
+def scan(node: Node, scanner: Scanner, store: Store, *, rewrite: bool = False) -> tuple[Result, Lookup]:
+    """Run a scanner. Its key is what it found: scanning again is how we learn whether anything changed.
+
+    `rewrite` puts its blobs into the store even if they seem to be there: something was lost.
+    """
     names, columns, blobs = scanner.scan(node.params, node.hints, partial(file_digests, store))
     if scanner.SHAPE is Shape.ONE:
         result = Result({output: columns[output][0] for output in scanner.OUTPUTS})
     else:
         joined = {output: b"".join(columns[output]) for output in scanner.OUTPUTS}
-        result = _stored(store, joined, list(blobs.values()), names, scanner.OUTPUTS)
+        result = _stored(store, joined, list(blobs.values()), names, scanner.OUTPUTS, rewrite)
     manifest = Manifest()
     manifest.field("kind", scanner.NAME)
     manifest.field("version", scanner.VERSION)
@@ -32,11 +35,16 @@ def scan(node: Node, scanner: Scanner, store: Store) -> tuple[Result, Lookup]:
 
 
 def _stored(
-    store: Store, joined: dict[str, bytes], blobs: Sequence[bytes], names: Sequence[str], outputs: Sequence[str]
+    store: Store,
+    joined: dict[str, bytes],
+    blobs: Sequence[bytes],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    rewrite: bool,
 ) -> Result:
     """The columns as blobs, written only when they are new, so that a null build writes nothing."""
     digests = {output: digest(joined[output]) for output in outputs}
-    if store.missing(digests.values()):
+    if rewrite or store.missing(digests.values()):
         with store.ledger.transaction():
             store.put([*blobs, *joined.values()])
     return Result(digests, names)

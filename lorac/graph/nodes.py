@@ -49,8 +49,8 @@ class Input:
 class Node:
     """One node. Two nodes with equal `identity` are one node: see `Graph.add`.
 
-    name: for people, `recipe:kind` or `recipe:kind[3]`. params: the settings that its key contains. hints: settings that
-    must not change the result (where to look for a file, a device). items: settings per item, for an EACH node
+    name: for people, `recipe:kind` or `recipe:kind[3]`. params: the settings that its key contains. hints: settings
+    that must not change the result (where to look for a file, a device). items: settings per item, for an EACH node
     that is fed by the recipe and not by another node (one per sample prompt).
     """
 
@@ -107,3 +107,11 @@ class Graph:
     def of_recipe(self, recipe: str) -> Iterator[Node]:
         """The nodes that a recipe uses, in dependency order."""
         return (node for node in self.nodes if any(name.startswith(f"{recipe}:") for name in self.names[node]))
+
+    def name(self, node: Node, recipe: str) -> str:
+        """The node's name in a recipe that uses it: `riho_head:caption[riho_head]`."""
+        return next(name for name in self.names[node] if name.startswith(f"{recipe}:"))
+
+    def label(self, node: Node, recipe: str) -> str:
+        """The name without the recipe's: `caption[riho_head]`."""
+        return self.name(node, recipe).removeprefix(f"{recipe}:")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import PurePath
+from pathlib import Path
 
 from lorac.captions import Rules, apply, decode_caption, joined
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.errors import Problem
 from lorac.graph.nodes import Shape
 from lorac.kinds.source import ABSENT
+from lorac.listing import shown_path
 
 NAME = "caption"
 VERSION = 1
@@ -34,12 +35,12 @@ def run(work: Work) -> Iterable[Made | Failed]:
             raw = params["fallback"] if absent else decode_caption(texts[item.inputs["caption"]])
         except ValueError as error:
             cause, _, remedy = str(error).partition("; ")
-            file = PurePath(item.name).with_suffix(work.hints["extension"])
-            yield Failed(item.index, [Problem(str(file), f"the caption {cause}", remedy)])
+            file = Path(item.name).with_suffix(work.hints["extension"])
+            yield Failed(item.index, [Problem(shown_path(file), f"the caption {cause}", remedy)])
             continue
         tags = apply(rules, raw)
         if not tags and absent:
             remedy = f"write {work.hints['extension']} files beside the pictures, or give the source trigger words"
-            yield Failed(item.index, [Problem(item.name, "the picture has no caption", remedy)])
+            yield Failed(item.index, [Problem(shown_path(item.name), "the picture has no caption", remedy)])
             continue
         yield Made(item.index, {"caption": joined(tags).encode()})

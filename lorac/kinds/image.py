@@ -1,20 +1,22 @@
 """A picture file becomes the pixels that are trained: decoded, upright, on a background, in a bucket.
 
-The output is a binary PPM (`P6`), so the same pixels are the same bytes whatever file they came from: a re-saved picture
-stops here. Pictures are never guessed at: what has no one meaning is refused by name.
+The output is a binary PPM (`P6`), so the same pixels are the same bytes whatever file they came from: a re-saved
+picture stops here. Pictures are never guessed at: what has no one meaning is refused by name.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.errors import Problem
 from lorac.graph.nodes import Shape
+from lorac.listing import shown_path
 from lorac.recipe.buckets import Size, buckets, choose_bucket, crop_offset, no_upscale, scaled_size
 
 if TYPE_CHECKING:
@@ -27,17 +29,11 @@ POOL = "cpu"
 OUTPUTS = ("pixels", "bucket")
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B")
+"""Pillow's names of the ways to store colours that are understood; other ones are refused."""
 MAX_PIXELS = 64_000_000
 """More than any camera or scanner gives; a file that claims more is an attack or a mistake."""
-REFUSED = {
-    "CMYK": "is a CMYK picture, whose colours depend on a print profile; convert it to RGB in an image editor",
-    "YCbCr": "is stored as raw YCbCr; convert it to RGB in an image editor",
-    "LAB": "is a CIE Lab picture; convert it to RGB in an image editor",
-    "F": "holds floating-point values; convert it to 8-bit RGB in an image editor",
-    "I": "has 16 or 32 bits per channel; convert it to 8-bit RGB in an image editor",
-    "I;16": "has 16 bits per channel; convert it to 8-bit RGB in an image editor",
-    "I;16B": "has 16 bits per channel; convert it to 8-bit RGB in an image editor",
-}
+TO_RGB = "convert it to 8-bit RGB in an image editor"
 
 
 class Refused(Exception):
@@ -58,10 +54,11 @@ class Bucketing:
     def place(self, width: int, height: int) -> tuple[Size, Size]:
         """(size to scale a picture to, bucket to crop it to). Raises Refused for a picture that fills no bucket."""
         if self.enabled and self.no_upscale:
-            scaled, bucket = no_upscale(width, height, self.resolution, self.step)
-            if not all(bucket):
-                raise Refused(f"is only {width}x{height} pixels; enlarge it, or take bucket_no_upscale out")
-            return scaled, bucket
+            try:
+                return no_upscale(width, height, self.resolution, self.step)
+            except ValueError:
+                cause = f"of {width}x{height} pixels is narrower than the smallest bucket, {self.step}"
+                raise Refused(f"{cause}; enlarge it, or take bucket_no_upscale out") from None
         sizes = buckets(self.resolution, self.smallest, self.largest, self.step)
         bucket = choose_bucket(width, height, sizes) if self.enabled else (self.resolution, self.resolution)
         return scaled_size(width, height, bucket), bucket
@@ -74,42 +71,71 @@ def run(work: Work) -> Iterable[Made | Failed]:
             image = fit(decode(work.read(item.inputs["picture"]), work.params["alpha"]), bucketing)
         except Refused as refusal:
             cause, _, remedy = str(refusal).partition("; ")
-            yield Failed(item.index, [Problem(item.name, cause, remedy)])
+            yield Failed(item.index, [Problem(shown_path(item.name), cause, remedy)])
             continue
         header = f"P6\n{image.width} {image.height}\n255\n".encode()
         yield Made(item.index, {"pixels": header + image.tobytes(), "bucket": f"{image.width}x{image.height}".encode()})
 
 
 def decode(data: bytes, alpha: str | None) -> Image:
-    """RGB, upright, transparency put on the colour `alpha` ("white", "black", "#rrggbb"). Raises Refused."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """RGB, upright, transparency put on the colour `alpha` ("white", "black", "#rrggbb"). Raises Refused.
+
+    Of 16 bits per channel the upper 8 are used.
+    """
+    from PIL import Image, ImageOps
+
+    with _opened(io.BytesIO(data)) as image:
+        image.load()
+        if image.mode.startswith("I;16"):  # Pillow narrows RGB by itself, but not grey
+            high = image.tobytes()[image.mode == "I;16" :: 2]
+            image = Image.frombytes("L", image.size, high)
+        image = ImageOps.exif_transpose(image)
+        if "A" not in image.mode and "transparency" not in image.info:
+            return image.convert("RGB")
+        image = image.convert("RGBA")
+    if image.getchannel("A").getextrema() == (255, 255):
+        return image.convert("RGB")
+    if alpha is None:
+        cause = "has transparent parts and the recipe does not say what is behind them"
+        raise Refused(f'{cause}; add alpha = "white" to its table in the recipe')
+    behind = Image.new("RGBA", image.size, alpha)
+    return Image.alpha_composite(behind, image).convert("RGB")
+
+
+def upright_size(path: str) -> Size:
+    """(width, height) of a picture file, from its header. Raises Refused for what `decode` would not even open."""
+    with _opened(path) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 exchange the sides
+        return (image.height, image.width) if turned else image.size
+
+
+@contextmanager
+def _opened(file: str | io.BytesIO) -> Iterator[Image]:
+    """A picture of a known format and mode; whatever Pillow raises inside becomes Refused."""
+    from PIL import Image, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if getattr(image, "n_frames", 1) > 1:
-            raise Refused("is animated; save the frame you want as a picture of its own")
-        if image.mode in REFUSED:
-            raise Refused(REFUSED[image.mode])
-        image.load()
-        image = ImageOps.exif_transpose(image)
+            image = Image.open(file, formats=FORMATS)
+        with image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise Refused("is animated; save the frame you want as a picture of its own")
+            if image.mode == "CMYK":
+                raise Refused(f"is a CMYK picture, whose colours depend on a print profile; {TO_RGB}")
+            if image.mode not in MODES:
+                raise Refused(f'stores colours in a way that lorac does not read ("{image.mode}"); {TO_RGB}')
+            yield image
+    except Refused:
+        raise
     except UnidentifiedImageError:
-        raise Refused(f"is not a picture ({' '.join(FORMATS)} are read); remove it from the folder") from None
+        names = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise Refused(f"is no {names} picture, whatever its name says; remove it from the folder") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Refused(f"has more than {MAX_PIXELS // 10**6} million pixels; scale it down") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # Pillow's plug-ins raise whatever a damaged file leads them to
         raise Refused(f"is truncated or damaged ({error}); restore it or remove it from the folder") from None
-    if "A" not in image.mode and "transparency" not in image.info:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    if image.getextrema()[3][0] == 255:  # type: ignore[index]
-        return image.convert("RGB")
-    if alpha is None:
-        raise Refused('has transparent parts and the recipe does not say what is behind them; add alpha = "white" to its [[source]]')
-    behind = Image.new("RGBA", image.size, alpha)
-    return Image.alpha_composite(behind, image).convert("RGB")
 
 
 def fit(image: Image, bucketing: Bucketing) -> Image:
@@ -117,12 +143,12 @@ def fit(image: Image, bucketing: Bucketing) -> Image:
 
     Shrinking averages over areas (kohya: cv2.INTER_AREA), enlarging is Lanczos (kohya since 2025).
     """
-    from PIL import Image as images
+    from PIL.Image import Resampling
 
     scaled, bucket = bucketing.place(image.width, image.height)
     if scaled != image.size:
         shrinks = scaled[0] < image.width
-        image = image.resize(scaled, images.Resampling.BOX if shrinks else images.Resampling.LANCZOS)
+        image = image.resize(scaled, Resampling.BOX if shrinks else Resampling.LANCZOS)
     left, top = crop_offset(scaled, bucket)
     return image.crop((left, top, left + bucket[0], top + bucket[1]))
 
@@ -132,4 +158,3 @@ def read_ppm(data: bytes) -> tuple[int, int, memoryview]:
     _, size, _, _ = data.split(b"\n", 3)
     width, height = map(int, size.split())
     return width, height, memoryview(data)[-width * height * 3 :]
-

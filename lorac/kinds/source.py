@@ -11,7 +11,6 @@ from typing import Any
 
 from lorac.digest import Digest, digest
 from lorac.engine.protocol import FileReader
-from lorac.errors import InputError, Problem
 from lorac.graph.nodes import Shape
 from lorac.listing import pictures
 
@@ -21,24 +20,18 @@ SHAPE = Shape.LIST
 OUTPUTS = ("picture", "caption", "name")
 INGESTS = True
 
-ABSENT = digest(b"")
-"""Stands for "there is no caption file"; an empty one is an error, so the two cannot be taken for each other."""
+_NO_CAPTION = b"\xfflorac: there is no caption file"
+ABSENT = digest(_NO_CAPTION)
+"""Stands for a caption file that is not there. These bytes are not UTF-8, so no caption is like it."""
 
 
 def scan(
     params: Mapping[str, Any], hints: Mapping[str, Any], read: FileReader
 ) -> tuple[list[str], dict[str, list[Digest]], dict[Digest, bytes]]:
     found = pictures(hints["path"], params["extension"])
-    empty = [
-        Problem(str(picture.caption_path), "the caption is empty", "write its tags, or delete it to use the triggers alone")
-        for picture in found
-        if picture.caption_stat is not None and picture.caption_stat.st_size == 0
-    ]
-    if empty:
-        raise InputError(empty)
     files = [(picture.path, picture.stat) for picture in found]
-    captions = [(picture.caption_path, picture.caption_stat) for picture in found if picture.caption_path is not None]
-    digests = read(files + captions)
+    captions = [(p.caption_path, p.caption_stat) for p in found if p.caption_path and p.caption_stat]
+    digests = read([*files, *captions])
     written = iter(digests[len(files) :])
     names = [picture.name for picture in found]
     named = [digest(name.encode("utf-8", "surrogateescape")) for name in names]
@@ -48,4 +41,4 @@ def scan(
         "name": named,
     }
     blobs = {value: name.encode("utf-8", "surrogateescape") for value, name in zip(named, names, strict=True)}
-    return [picture.path for picture in found], columns, {**blobs, ABSENT: b""}
+    return [picture.path for picture in found], columns, {**blobs, ABSENT: _NO_CAPTION}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorac.engine.protocol import Failed, Item, Made, Work
-from lorac.errors import InputError
 from lorac.graph.nodes import Shape
 
 if TYPE_CHECKING:
@@ -29,7 +28,9 @@ SHAPE = Shape.CHAIN
 POOL = "gpu"
 OUTPUTS = ("lora", "moments", "losses")
 
-SNAPSHOT = "snapshot.safetensors"
+SNAPSHOT = "snapshot"
+SNAPSHOT_SECONDS = 30.0
+"""How much training a crash may cost."""
 _LORA = "lora_"
 
 
@@ -66,6 +67,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
             progress=report,
             cancelled=work.cancelled,
             snapshot=lambda state: work.keep(SNAPSHOT, lambda path: write(path, state, {})),
+            snapshot_seconds=SNAPSHOT_SECONDS,
         )
         work.measure(
             {"steps": done - first, "seconds": time.perf_counter() - started, "peak_bytes": device.peak_bytes()}
@@ -123,12 +125,9 @@ def _mean(work: Work, latent: bytes) -> Tensor:
 
 def _state_before(work: Work, item: Item) -> dict[str, Tensor] | None:
     """A snapshot of this link if there is one, else the end of the link before it; None at the start of the run."""
-    snapshot = work.scratch / SNAPSHOT
-    if snapshot.exists():
-        try:
-            return read_tensors(snapshot)
-        except InputError:  # a disk that lied about flushing: begin the link again
-            snapshot.unlink()
+    snapshot = work.kept(SNAPSHOT)
+    if snapshot is not None:
+        return read_tensors(snapshot)
     if "previous.lora" not in item.inputs:
         return None
     lora, moments = (work.open(item.inputs[f"previous.{name}"]) for name in ("lora", "moments"))

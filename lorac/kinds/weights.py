@@ -11,6 +11,7 @@ from lorac.digest import file_digest
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.errors import InputError, Problem
 from lorac.graph.nodes import Shape
+from lorac.listing import shown_path
 
 if TYPE_CHECKING:
     from lorac.sd.checkpoint import State
@@ -36,19 +37,19 @@ def run(work: Work) -> Iterable[Made | Failed]:
     path = Path(work.hints["path"])
     try:
         tensors, config = checkpoint.read(path)
-        parts = checkpoint.split(tensors, path)
+        parts = checkpoint.split(tensors, shown_path(path))
         outputs: dict[str, Path] = {}
         work.scratch.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
             state: State = getattr(parts, name)
-            checkpoint.check_finite(state, path)
+            checkpoint.check_finite(state, shown_path(path))
             outputs[name] = work.scratch / f"{name}.safetensors"
             write(outputs[name], state, {_CONFIG: json.dumps(asdict(getattr(config, name)), sort_keys=True)})
     except InputError as error:
         yield Failed(0, error.problems)
         return
     if file_digest(path) != work.shared["file"]:
-        yield Failed(0, [Problem(str(path), "the file changed while it was read", "build again")])
+        yield Failed(0, [Problem(shown_path(path), "the file changed while it was read", "build again")])
         return
     yield Made(0, outputs)
 

@@ -60,7 +60,7 @@ def orthogonal(g_NRC: Tensor) -> Tensor:
     which commute, so that the long side is met twice only.
     """
     wide = g_NRC.shape[1] <= g_NRC.shape[2]
-    x = g_NRC if wide else g_NRC.mT
+    x: Tensor = g_NRC if wide else g_NRC.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)
     square = x @ x.mT
     one = torch.eye(x.shape[1], device=x.device)

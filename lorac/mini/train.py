@@ -93,7 +93,7 @@ def train_vae(args: argparse.Namespace) -> None:
     trainee = Trainee(vae, plan)
     train(trainee, loss_at, show, args.work / "vae.state.safetensors", args.threads)
     trainee.use_average()
-    _standardise(vae, data.to_float(drawn[:512]).to(args.device))
+    standardise(vae, data.to_float(drawn[:512]).to(args.device))
     save_file(vae.state_dict(), args.work / "vae.safetensors")
 
 
@@ -104,7 +104,7 @@ def _edges(y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _standardise(vae: VAE, x_BCHW: Tensor) -> None:
+def standardise(vae: VAE, x_BCHW: Tensor) -> None:
     """Shifts and scales the latent space, without changing what is decoded, so that each channel of the mean times
     `SCALE` has mean 0 and standard deviation 1."""
     mean = torch.cat([vae.encode(x)[0] for x in torch.split(x_BCHW, 64)]).transpose(0, 1).flatten(1)
@@ -213,7 +213,7 @@ def _vae(args: argparse.Namespace) -> VAE:
 @torch.no_grad()
 def _latents(vae: VAE, args: argparse.Namespace) -> Tensor:
     """Scaled latent means of all drawings, (N, 4, 16, 16), computed once and kept in the work folder."""
-    path = args.work / "latents.safetensors"
+    path = args.work / f"latents-{args.pictures}.safetensors"
     if not path.exists():
         drawn = data.pictures(args.work, args.pictures, args.threads)
         blocks = [drawn[i : i + 16] for i in range(0, len(drawn), 16)]

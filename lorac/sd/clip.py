@@ -61,8 +61,8 @@ class TextEncoder(nn.Module):
         states_BLD: Tensor = model.embeddings(input_ids=ids_BL)
         for layer in model.encoder.layers[: self.config.layers + 1 - clip_skip]:
             states_BLD = layer(states_BLD, None, is_causal=True)
-        states_BLD = model.final_layer_norm(states_BLD)
-        return states_BLD
+        normed_BLD: Tensor = model.final_layer_norm(states_BLD)
+        return normed_BLD
 
 
 def _transformer(config: TextConfig) -> Any:
@@ -83,8 +83,8 @@ def _transformer(config: TextConfig) -> Any:
 
 
 def _adopt(linear: nn.Linear) -> Linear:
-    """The same layer, sharing its parameters, with a place for a LoRA."""
+    """The same layer, sharing its weights, with a place for a LoRA."""
     with torch.device("meta"):
         layer = Linear(linear.in_features, linear.out_features)
-    layer.weight, layer.bias = linear.weight, linear.bias
+    layer.load_state_dict(linear.state_dict(), assign=True)
     return layer

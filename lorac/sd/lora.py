@@ -1,16 +1,14 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685) on the 264 modules that kohya's `networks/lora.py` trains in SD1.x.
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) on the modules that kohya's `networks/lora.py` trains in SD1.x.
 
     y = x (W + s · up · down)ᵀ + b,   down: (rank, in),  up: (out, rank),  s = alpha / rank · strength
 
-Names come from tables, not from walking the model: libraries rename their modules, a web UI does not.
+Factors of like modules are stored stacked, so that a step handles some forty tensors instead of 528. A layer computes
+in one of two forms with equal results:
 
-Factors of modules with equal weight shape are stored stacked, so that a step handles some fifteen tensors instead of
-528. A layer then computes in one of two forms with equal results:
-
-  merged   the step starts with `W + s · up · down` for a whole stack (one `baddbmm`), each layer runs one matrix
-           product, and backward returns dW per layer, from which two `bmm` per stack make the factors' gradients.
-           Costs the memory of the adapted weights twice, and saves five small operations in each of 264 layers.
-  added    `x Wᵀ + s · (x downᵀ) upᵀ`, the textbook form, for models whose weights are large.
+  merged   The layers read `W + s · up · down` from a buffer that `refresh` fills, one `baddbmm` for a whole stack. It
+           costs the adapted weights once more in memory, and nothing in the layers. Autograd does not see the factors;
+           `lorac.train.fused` trains them.
+  added    `x Wᵀ + s · (x downᵀ) upᵀ`, the textbook form, differentiable as it stands, for models with large weights.
 
 Shape suffixes: M modules of a stack, O outputs, I inputs, R rank.
 """
@@ -18,9 +16,7 @@ Shape suffixes: M modules of a stack, O outputs, I inputs, R rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,71 +25,10 @@ from torch import Tensor, nn
 from lorac.errors import InputError, Problem
 from lorac.rng import seed64
 from lorac.sd.layers import Linear
-
-Part = Literal["text_encoder", "unet"]
-
-PARTS: tuple[Part, ...] = ("text_encoder", "unet")
-"""kohya's order, of modules as of parameter groups."""
+from lorac.sd.lora_names import PARTS, Part, Target, modules
 
 MERGED_LIMIT = 64 * 2**20
 """Largest total size in bytes of the adapted base weights for which the merged form is used."""
-
-_TEXT_LAYERS = 12
-_TEXT_MODULES = (
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.q_proj",
-    "self_attn.out_proj",
-    "mlp.fc1",
-    "mlp.fc2",
-)
-_TRANSFORMERS = (
-    *(f"down_blocks.{block}.attentions.{i}" for block in (0, 1, 2) for i in (0, 1)),
-    "mid_block.attentions.0",
-    *(f"up_blocks.{block}.attentions.{i}" for block in (1, 2, 3) for i in (0, 1, 2)),
-)
-_TRANSFORMER_MODULES = (
-    "proj_in",
-    "transformer_blocks.0.attn1.to_q",
-    "transformer_blocks.0.attn1.to_k",
-    "transformer_blocks.0.attn1.to_v",
-    "transformer_blocks.0.attn1.to_out.0",
-    "transformer_blocks.0.ff.net.0.proj",
-    "transformer_blocks.0.ff.net.2",
-    "transformer_blocks.0.attn2.to_q",
-    "transformer_blocks.0.attn2.to_k",
-    "transformer_blocks.0.attn2.to_v",
-    "transformer_blocks.0.attn2.to_out.0",
-    "proj_out",
-)
-_PATHS: dict[Part, tuple[str, ...]] = {
-    "text_encoder": tuple(
-        f"text_model.encoder.layers.{layer}.{module}" for layer in range(_TEXT_LAYERS) for module in _TEXT_MODULES
-    ),
-    "unet": tuple(f"{transformer}.{module}" for transformer in _TRANSFORMERS for module in _TRANSFORMER_MODULES),
-}
-_PREFIX: dict[Part, str] = {"text_encoder": "lora_te_", "unet": "lora_unet_"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """A module that gets a LoRA. `name` is kohya's, `path` the module's in its model, `index` counts all 264."""
-
-    name: str
-    path: str
-    part: Part
-    index: int
-
-
-_TABLE = tuple(
-    Target(_PREFIX[part] + path.replace(".", "_"), path, part, index)
-    for index, (part, path) in enumerate((part, path) for part in PARTS for path in _PATHS[part])
-)
-
-
-def modules(targets: Collection[str]) -> list[Target]:
-    """kohya's modules of the chosen parts: 72 of the text encoder first, then 192 of the U-Net."""
-    return [target for target in _TABLE if target.part in targets]
 
 
 class _Merged:
@@ -113,29 +48,49 @@ class _Added:
         self.down_RI, self.up_OR, self.scale = down_RI, up_OR, scale
 
     def __call__(self, x: Tensor, layer: Linear) -> Tensor:
-        low_R = F.linear(x, self.down_RI)
-        return torch.add(F.linear(x, layer.matrix, layer.bias), F.linear(low_R, self.up_OR), alpha=self.scale)
+        change = F.linear(F.linear(x, self.down_RI), self.up_OR)
+        return torch.add(F.linear(x, layer.matrix, layer.bias), change, alpha=self.scale)
 
 
 class Stack:
-    """The modules of one part whose weights have the same shape, with their factors as two parameters.
+    """Modules of one part with equal weight shapes and equally many rows of input; the factors are two parameters.
 
     down_MRI: kaiming-uniform with a = √5 as in kohya and PEFT, each module from a seed of its own; up_MOR: zeros.
+    merged_MOI: the weights of the merged form, of the base's dtype; empty in the added form.
     """
 
-    def __init__(self, targets: Sequence[Target], layers: Sequence[Linear], rank: int, seed: int) -> None:
-        self.targets, self.layers = tuple(targets), tuple(layers)
-        self.part = targets[0].part
-        weight_OI = layers[0].matrix
+    def __init__(self, pairs: Sequence[tuple[Target, Linear]], rank: int, seed: int, merged: bool) -> None:
+        self.targets = tuple(target for target, _ in pairs)
+        self.layers = tuple(layer for _, layer in pairs)
+        self.part = self.targets[0].part
+        weight_OI = self.layers[0].matrix
         outputs, inputs = weight_OI.shape
-        down_MRI = torch.stack([_draw_down(target, rank, inputs, seed) for target in targets])
-        up_MOR = torch.zeros(len(targets), outputs, rank)
+        down_MRI = torch.stack([_draw_down(target, rank, inputs, seed) for target in self.targets])
+        up_MOR = torch.zeros(len(pairs), outputs, rank)
         self.down_MRI = nn.Parameter(down_MRI.to(weight_OI.device))
         self.up_MOR = nn.Parameter(up_MOR.to(weight_OI.device))
+        self._base_MOI = torch.stack([layer.matrix.detach() for layer in self.layers]) if merged else torch.empty(0)
+        self.merged_MOI = self._base_MOI.clone()
 
-    def base(self) -> Tensor:
-        """A copy of the frozen weights, (M, O, I)."""
-        return torch.stack([layer.matrix.detach() for layer in self.layers])
+    @torch.no_grad()
+    def merge(self, scale: float) -> None:
+        """Compute the merged weights from the current factors."""
+        if self.merged_MOI.dtype == torch.float32:
+            torch.baddbmm(self._base_MOI, self.up_MOR, self.down_MRI, alpha=scale, out=self.merged_MOI)
+        else:
+            self.merged_MOI.copy_(torch.baddbmm(self._base_MOI.float(), self.up_MOR, self.down_MRI, alpha=scale))
+
+    def attach_merged(self) -> None:
+        """Let the layers read the merged weights, now and after each `merge`."""
+        for layer, weight_OI in zip(self.layers, self.merged_MOI, strict=True):
+            layer.lora = _Merged(weight_OI)
+
+    def attach_added(self, scale: float) -> None:
+        """Attach the added form with the current factors, in the autograd graph if gradients are enabled."""
+        dtype = self.layers[0].weight.dtype
+        factors = zip(self.down_MRI.to(dtype).unbind(), self.up_MOR.to(dtype).unbind(), strict=True)
+        for layer, (down_RI, up_OR) in zip(self.layers, factors, strict=True):
+            layer.lora = _Added(down_RI, up_OR, scale)
 
 
 def _draw_down(target: Target, rank: int, inputs: int, seed: int) -> Tensor:
@@ -147,8 +102,8 @@ def _draw_down(target: Target, rank: int, inputs: int, seed: int) -> Tensor:
 class LoRANetwork:
     """A LoRA attached to a U-Net and, if wanted, to a text encoder. The base gets no gradients.
 
-    Factors are float32 on the device of the layer; their initial values depend on (seed, module) alone. Before each
-    forward pass whose gradients count, call `refresh`.
+    Factors are float32 on the device of the layer; their initial values depend on (seed, module) alone. Call `refresh`
+    when the factors have changed.
     """
 
     def __init__(
@@ -166,18 +121,14 @@ class LoRANetwork:
         models: dict[Part, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
         for model in models.values():
             model.requires_grad_(False)
-        groups: dict[tuple[Part, torch.Size], list[tuple[Target, Linear]]] = {}
+        groups: dict[tuple[str, torch.Size], list[tuple[Target, Linear]]] = {}
         for target in modules(targets):
             layer = models[target.part].get_submodule(target.path)
             assert isinstance(layer, Linear), target.path
-            groups.setdefault((target.part, layer.matrix.shape), []).append((target, layer))
-        self.stacks = [
-            Stack([target for target, _ in pairs], [layer for _, layer in pairs], rank, seed)
-            for pairs in groups.values()
-        ]
-        size = sum(layer.weight.nbytes for stack in self.stacks for layer in stack.layers)
+            groups.setdefault((target.rows, layer.matrix.shape), []).append((target, layer))
+        size = sum(layer.weight.nbytes for pairs in groups.values() for _, layer in pairs)
         self.merged = size <= MERGED_LIMIT if merged is None else merged
-        self._base = [stack.base() for stack in self.stacks] if self.merged else []
+        self.stacks = [Stack(pairs, rank, seed, self.merged) for pairs in groups.values()]
         self.refresh()
 
     @property
@@ -189,19 +140,13 @@ class LoRANetwork:
         return [factor for stack in self.stacks if stack.part == part for factor in (stack.down_MRI, stack.up_MOR)]
 
     def refresh(self) -> None:
-        """Attach the current factors to the layers, in the autograd graph if gradients are enabled."""
-        for i, stack in enumerate(self.stacks):
-            down_MRI, up_MOR = stack.down_MRI, stack.up_MOR
-            dtype = stack.layers[0].weight.dtype
-            branches: Iterator[_Merged | _Added]
+        """Attach the current factors to the layers."""
+        for stack in self.stacks:
             if self.merged:
-                weight_MOI = torch.baddbmm(self._base[i].to(up_MOR.dtype), up_MOR, down_MRI, alpha=self.scale)
-                branches = map(_Merged, weight_MOI.to(dtype).unbind())
+                stack.merge(self.scale)
+                stack.attach_merged()
             else:
-                pairs = zip(down_MRI.to(dtype).unbind(), up_MOR.to(dtype).unbind(), strict=True)
-                branches = (_Added(down_RI, up_OR, self.scale) for down_RI, up_OR in pairs)
-            for layer, branch in zip(stack.layers, branches, strict=True):
-                layer.lora = branch
+                stack.attach_added(self.scale)
 
     def set_strength(self, strength: float) -> None:
         """Multiply the LoRA by `strength` from now on, as `<lora:NAME:strength>` does; 0 is the bare base."""

@@ -99,7 +99,8 @@ class TransformerBlock(nn.Module):
         own_BLC: Tensor = self.norm1(x_BLC)
         x_BLC = x_BLC + self.attn1(own_BLC, own_BLC)
         x_BLC = x_BLC + self.attn2(self.norm2(x_BLC), ctx_BLC)
-        return x_BLC + self.ff(self.norm3(x_BLC))
+        y_BLC: Tensor = x_BLC + self.ff(self.norm3(x_BLC))
+        return y_BLC
 
 
 class Transformer(nn.Module):
@@ -152,8 +153,8 @@ class MidBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, times: Iterator[Tensor], ctx_BLC: Tensor) -> Tensor:
         x_BCHW = self.attentions[0](self.resnets[0](x_BCHW, next(times)), ctx_BLC)
-        x_BCHW = self.resnets[1](x_BCHW, next(times))
-        return x_BCHW
+        y_BCHW: Tensor = self.resnets[1](x_BCHW, next(times))
+        return y_BCHW
 
 
 class UpBlock(nn.Module):

@@ -63,8 +63,8 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([PixelAttention(channels, groups)])
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BCHW = self.resnets[1](self.attentions[0](self.resnets[0](x_BCHW)))
-        return x_BCHW
+        y_BCHW: Tensor = self.resnets[1](self.attentions[0](self.resnets[0](x_BCHW)))
+        return y_BCHW
 
 
 class Block(nn.Module):
@@ -133,8 +133,8 @@ class Decoder(nn.Module):
         x_BCHW: Tensor = self.mid_block(self.conv_in(z_BCHW))
         for block in self.up_blocks:
             x_BCHW = block(x_BCHW)
-        x_BCHW = self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
-        return x_BCHW
+        pixels_BCHW: Tensor = self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
+        return pixels_BCHW
 
 
 class VAE(nn.Module):

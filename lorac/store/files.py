@@ -23,6 +23,11 @@ ABANDONED_SECONDS = 3600
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")
 
 
+def nothing_left(folder: Path) -> bool:
+    """Whether the folder's disk has less left than SQLite's shared memory takes."""
+    return shutil.disk_usage(folder).free < 64 * 1024
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into messages with a remedy."""
@@ -122,6 +127,12 @@ def adopt_blob(finished: Path, path: Path, *, durable: bool = True) -> None:
             finished.unlink(missing_ok=True)
         if durable:
             _flush_folder(path.parent)
+
+
+def move(path: Path, target: Path) -> None:
+    """Rename a file, if it is there."""
+    with explained(path), suppress(FileNotFoundError):
+        os.replace(path, target)
 
 
 def remove(path: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lorac.digest import Digest, Manifest
 from lorac.errors import StoreError
+from lorac.store import files
 
 FORMAT = 1
 """Bumped when a table changes; a ledger of another format is set aside, and its blobs are found again by content."""
@@ -38,6 +39,9 @@ CREATE TABLE IF NOT EXISTS last (
 CREATE TABLE IF NOT EXISTS builds (number INTEGER PRIMARY KEY);
 """
 _CHUNK = 500  # SQLite's limit on `?` was 999 for a long time
+_BUSY_SECONDS = 60.0
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""SQLite's codes for a file that is not what it wrote; ERROR is a table or column that is not there."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class Last:
     previous: Manifest | None
 
 
+class _Busy(StoreError):
+    """Another process holds the database."""
+
+
 class LedgerDamaged(StoreError):
     """The database file is not what SQLite wrote; it is set aside when the ledger is closed or reopened."""
 
@@ -74,7 +82,7 @@ class Ledger:
         self._path = path
         self._lock = threading.RLock()
         self._damaged = False
-        with self._explained():
+        with files.explained(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._db = self._open()
 
@@ -92,7 +100,11 @@ class Ledger:
     def _open(self) -> sqlite3.Connection:
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
-            database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            with self._explained():
+                database = sqlite3.connect(
+                    self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                )
+            database.text_factory = lambda data: data.decode("utf-8", "replace")  # damaged text is for us to judge
             try:
                 with self._explained():
                     found = self._prepare(database)
@@ -124,8 +136,7 @@ class Ledger:
 
     def _set_aside(self, reason: str) -> None:
         aside = self._path.with_name(f"{self._path.stem}-{reason}-{time.time_ns()}.db")
-        with suppress(FileNotFoundError):  # another process was quicker
-            files.install(self._path, aside)
+        files.move(self._path, aside)
         for suffix in ("-wal", "-shm"):
             files.remove(self._path.with_name(self._path.name + suffix))
 
@@ -135,17 +146,18 @@ class Ledger:
         with self._lock:
             try:
                 yield
-            except OSError as error:
-                raise StoreError(f"{self._path}: cannot be opened: {error}; choose another folder with --store") from error
             except sqlite3.Error as error:
+                if not hasattr(error, "sqlite_errorcode"):  # not from the file: a mistake of ours
+                    raise
                 raise self._error(error) from error
 
     def _error(self, error: sqlite3.Error) -> StoreError:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+        code = error.sqlite_errorcode & 0xFF
         if code in _DAMAGED:
             self._damaged = True
             return LedgerDamaged(f"{self._path}: damaged: {error}; it is set aside, build again")
-        if code == sqlite3.SQLITE_FULL:
+        # SQLite says IOERR where it cannot make its shared-memory file on a full disk.
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and files.nothing_left(self._path.parent)):
             return StoreError(f"{self._path}: {error}; free some space and build again: what is finished is kept")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return _Busy(f"{self._path}: {error}; is another program using the store? End it, and build again")
@@ -165,18 +177,23 @@ class Ledger:
                 raise
 
     def _rows(self, query: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
-        """Rows of `query`, whose `%s` becomes a list of placeholders for the keys."""
+        """Rows of `query`, whose `%s` becomes a list of placeholders for the keys; damaged rows are passed over."""
         with self._explained():
             for start in range(0, len(keys), _CHUNK):
                 part = keys[start : start + _CHUNK]
-                yield from self._db.execute(query % ",".join("?" * len(part)), part)
+                for row in self._db.execute(query % ",".join("?" * len(part)), part):
+                    if all(type(value) is bytes for value in row):
+                        yield row
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
     def action(self, key: Digest) -> Action | None:
-        with self._lock:
+        with self._explained():
             row = self._db.execute("SELECT outputs, seconds, measures FROM action WHERE key = ?", (key,)).fetchone()
-        return Action(row[0], row[1], json.loads(row[2])) if row else None
+        try:
+            return Action(bytes(row[0]), float(row[1]), dict(json.loads(row[2]))) if row else None
+        except (TypeError, ValueError):  # a damaged row is an unknown action
+            return None
 
     def outputs(self, keys: Sequence[Digest]) -> dict[Digest, bytes]:
         """The joined output digests of those of the keys that are known."""
@@ -188,9 +205,9 @@ class Ledger:
             (key, kind, outputs, seconds, json.dumps(dict(measures), sort_keys=True), time.time()),
         )
 
-    def forget(self, key: Digest, lost: Iterable[Digest]) -> None:
-        """Drop a node's trace, every trace that promises lost bytes, and what is known of files that held them."""
-        self._db.execute("DELETE FROM action WHERE key = ?", (key,))
+    def forget(self, keys: Iterable[Digest], lost: Iterable[Digest]) -> None:
+        """Drop these traces, every trace that promises lost bytes, and what is known of files that held them."""
+        self._db.executemany("DELETE FROM action WHERE key = ?", [(key,) for key in keys])
         for digest in lost:  # reads the whole table, which only happens when the store was damaged
             self._db.execute("DELETE FROM action WHERE instr(outputs, ?) > 0", (digest,))
             self._db.execute("DELETE FROM stat WHERE digest = ?", (digest,))
@@ -213,9 +230,9 @@ class Ledger:
 
     def stats(self, folder: bytes) -> dict[bytes, tuple[bytes, Digest]]:
         """name -> (signature, digest) of every known file in a folder."""
-        with self._lock:
+        with self._explained():
             rows = self._db.execute("SELECT name, signature, digest FROM stat WHERE folder = ?", (folder,))
-            return {name: (signature, digest) for name, signature, digest in rows}
+            return {name: (known, digest) for name, known, digest in rows if type(digest) is bytes}
 
     def put_stats(self, folder: bytes, rows: Iterable[tuple[bytes, bytes, Digest]]) -> None:
         self._db.executemany(
@@ -231,14 +248,15 @@ class Ledger:
             return int(cursor.lastrowid or 0)
 
     def last(self, target: str) -> Last | None:
-        with self._lock:
+        with self._explained():
             row = self._db.execute(
                 "SELECT build, ran, total, manifest, previous FROM last WHERE target = ?", (target,)
             ).fetchone()
-        if row is None:
+        try:
+            build, ran, total, manifest, previous = row
+            return Last(int(build), int(ran), int(total), _manifest(manifest), _manifest(previous) if previous else None)
+        except (TypeError, ValueError):  # never built, or a damaged row
             return None
-        build, ran, total, manifest, previous = row
-        return Last(build, ran, total, _manifest(manifest), _manifest(previous) if previous else None)
 
     def put_last(self, target: str, last: Last) -> None:
         previous = json.dumps(last.previous.fields) if last.previous else None

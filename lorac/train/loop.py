@@ -6,12 +6,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from lorac.errors import Interrupted, TrainingDiverged
+from lorac.train.helper import single_threaded
 from lorac.train.slices import Slice, Step
 from lorac.train.step import Trainer
 
@@ -51,16 +53,17 @@ def train_segment(
         done = int(state["step"]) - steps.first_step
         losses.values = state["losses"].tolist() if done else []
     saved_at = time.monotonic()
-    for step in islice(steps.steps(), done, None):
-        if cancelled.is_set():
-            snapshot(_state(trainer, step.index, losses))
-            raise Interrupted("training was interrupted; the next build goes on from here")
-        if time.monotonic() - saved_at >= snapshot_seconds:
-            snapshot(_state(trainer, step.index, losses))
-            saved_at = time.monotonic()
-        losses.add(step, trainer.step(step, latents))
-        if losses.values:
-            progress(step.index + 1 - steps.first_step, losses.values[-1])
+    with single_threaded() if trainer.fused else nullcontext():
+        for step in islice(steps.steps(), done, None):
+            if cancelled.is_set():
+                snapshot(_state(trainer, step.index, losses))
+                raise Interrupted("training was interrupted; the next build goes on from here")
+            if time.monotonic() - saved_at >= snapshot_seconds:
+                snapshot(_state(trainer, step.index, losses))
+                saved_at = time.monotonic()
+            losses.add(step, trainer.step(step, latents))
+            if losses.values:
+                progress(step.index + 1 - steps.first_step, losses.values[-1])
     return _state(trainer, steps.first_step + len(steps), losses), losses.values
 
 

@@ -7,6 +7,8 @@ where it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -38,3 +40,10 @@ class LossScale:
         double = good_steps >= DOUBLE_AFTER
         self.value = torch.where(finite, torch.where(double, self.value * 2, self.value), self.value / 2)
         self.good_steps = torch.where(double, torch.zeros_like(good_steps), good_steps)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"loss_scale": self.value, "good_steps": self.good_steps}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self.value = tensors["loss_scale"].to(self.value.device, copy=True)
+        self.good_steps = tensors["good_steps"].to(self.value.device, copy=True)

@@ -1,0 +1,69 @@
+"""A layer of the CLIP text encoder with its LoRA as one differentiable operation; see `fused_unet.py`.
+
+Shape suffixes: B batch, L = 77 tokens, C channels, R = B · L rows, F channels of the MLP, M heads of all batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorac.train.attention import attend, attend_backward, columns, heads, rows, unheads
+from lorac.train.gradients import Adapted
+from lorac.train.norms import layer_norm, layer_norm_backward
+
+QUICK = 1.702
+"""CLIP's activation is `x · sigmoid(1.702 x)`, which is `silu(1.702 x) / 1.702`."""
+
+
+class FusedTextLayer:
+    """`y = forward(x)` and its gradient. `adapted(path, count)` finds the layers below this one."""
+
+    def __init__(self, module: nn.Module, head_count: int, adapted: Callable[[str, int], Adapted]) -> None:
+        self.norms: tuple[Any, Any] = (module.layer_norm1, module.layer_norm2)
+        self.heads = head_count
+        self.kvq, self.out = adapted("self_attn.k_proj", 3), adapted("self_attn.out_proj", 1)
+        self.fc1, self.fc2 = adapted("mlp.fc1", 1), adapted("mlp.fc2", 1)
+
+    def forward(self, x_BLC: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+        """(output like `x_BLC`, what backward needs)."""
+        batch, tokens, _ = x_BLC.shape
+        h1_RC = x_BLC.flatten(0, 1)
+        n1_RC, stats1 = layer_norm(self.norms[0], h1_RC)
+        kvq_BOL = columns(self.kvq.weight_OI, n1_RC, batch).add_(self.kvq.bias_O[:, None])
+        k, v, q = heads(kvq_BOL, 3, self.heads)
+        causal_LL = x_BLC.new_full((tokens, tokens), -torch.inf).triu_(1)
+        o_MDL, p = attend(q, k, v, causal_LL)
+        a_RC = rows(o_MDL.view(batch, -1, tokens))
+        h2_RC = torch.addmm(h1_RC, a_RC, self.out.weight_OI.t()).add_(self.out.bias_O)
+
+        n2_RC, stats2 = layer_norm(self.norms[1], h2_RC)
+        bias_F1 = self.fc1.bias_O[:, None]
+        u_FR = torch.addmm(bias_F1, self.fc1.weight_OI, n2_RC.t(), beta=QUICK, alpha=QUICK)
+        f_FR = F.silu(u_FR).mul_(1 / QUICK)
+        y_RC = torch.addmm(h2_RC, f_FR.t(), self.fc2.weight_OI.t()).add_(self.fc2.bias_O)
+        return y_RC.view(x_BLC.shape), (h1_RC, n1_RC, stats1, (q, k, v, p), a_RC, h2_RC, n2_RC, stats2, u_FR, f_FR)
+
+    def backward(self, saved: tuple[Any, ...], dy_BLC: Tensor) -> tuple[Tensor]:
+        """The gradient of `x_BLC`."""
+        h1_RC, n1_RC, stats1, (q, k, v, p), a_RC, h2_RC, n2_RC, stats2, u_FR, f_FR = saved
+        batch = dy_BLC.shape[0]
+        dh_RC = dy_BLC.flatten(0, 1)
+        self.fc2.record(f_FR.t(), dh_RC)
+        df_FR = self.fc2.weight_OI.t() @ dh_RC.t()
+        du_FR: Tensor = torch.ops.aten.silu_backward(df_FR, u_FR)
+        self.fc1.record(n2_RC, du_FR.t())
+        dh_RC = layer_norm_backward(self.norms[1], du_FR.t() @ self.fc1.weight_OI, h2_RC, stats2).add_(dh_RC)
+
+        self.out.record(a_RC, dh_RC)
+        do_MDL = columns(self.out.weight_OI.t(), dh_RC, batch).view(q.shape)
+        dkvq_KMDL = q.new_empty(3, *q.shape)
+        attend_backward(do_MDL, q, k, v, p, (dkvq_KMDL[2], dkvq_KMDL[0], dkvq_KMDL[1]))
+        dkvq_RO = rows(unheads(dkvq_KMDL, batch))
+        self.kvq.record(n1_RC, dkvq_RO)
+        dx_RC = layer_norm_backward(self.norms[0], dkvq_RO @ self.kvq.weight_OI, h1_RC, stats1).add_(dh_RC)
+        return (dx_RC.view(dy_BLC.shape),)
