@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,11 @@ class Series:
         return {"median": round(self.median, 3), "seconds": [round(value, 3) for value in self.seconds]}
 
 
-def run(command: Sequence[str | Path], folder: Path, until: str | None = None) -> float:
+def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *, stop: bool = False) -> float:
     """Seconds from the start of a process to its end, or to the first line of its output that holds `until`.
 
-    The process always runs to its end. Raises SystemExit with its output when it fails or never says `until`.
+    The process runs to its end all the same, unless `stop` kills it at that line. Raises SystemExit with its output
+    when it fails or never says `until`.
     """
     seen: float | None = None
     lines = []
@@ -45,7 +45,7 @@ def run(command: Sequence[str | Path], folder: Path, until: str | None = None) -
     with subprocess.Popen(
         [str(part) for part in command],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+        env=_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,10 +56,20 @@ def run(command: Sequence[str | Path], folder: Path, until: str | None = None) -
             lines.append(line)
             if seen is None and until is not None and until in line:
                 seen = time.perf_counter() - started
+                if stop:
+                    process.kill()
     ended = time.perf_counter() - started
-    if process.returncode != 0 or (until is not None and seen is None):
+    killed = stop and seen is not None
+    if (process.returncode != 0 and not killed) or (until is not None and seen is None):
         sys.exit(f"{' '.join(map(str, command))} gave {process.returncode}:\n{''.join(lines[-50:])}")
     return ended if seen is None else seen
+
+
+def _environment() -> dict[str, str]:
+    """This process's, but with bytecode, as installed packages have it, and with output that comes at once."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    return {**kept, **own}
 
 
 def machine() -> dict[str, Any]:
@@ -83,12 +93,10 @@ def _cpu() -> str:
 
 
 def versions(packages: Sequence[str], python: str = sys.executable) -> dict[str, str]:
-    """Versions of packages as installed for another interpreter."""
-    if python != sys.executable:
-        code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
-        done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
-        return dict(zip(packages, done.stdout.split(), strict=True))
-    return {package: metadata.version(package) for package in packages}
+    """Versions of packages as an interpreter has them installed."""
+    code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
+    return dict(zip(packages, done.stdout.split(), strict=True))
 
 
 def commit() -> str:

@@ -11,14 +11,16 @@ Every time is that of a whole process, from its start. Two cases, each in severa
 What the tools are made to do on the same pictures and captions:
 
     lorac  the real build: pictures, captions, tokens, latents and the schedule of every picture, keyed by content.
-           The time of `edit` is that of the event "NodeStarted" of the kind "train" in `lorac build --json`.
+           `null` is a build that trained one step. `edit` is of a run over all pictures once, a schedule of 10,000
+           steps; its time is that of the event "NodeStarted" of the kind "train", where the process is killed.
     doit   a task per picture and per caption (20,000; each copies its file), then `schedule` of all captions and
            `train`, which does nothing. Files are compared by MD5 where their time and size differ (doit's default).
-    DVC    one stage, `train`, which depends on the folder and does nothing, in `dvc repro`. DVC knows a folder only as
-           a whole (one stage per picture takes minutes to load), so a real stage would now process all pictures again.
+    DVC    one stage, `train`, which depends on the folder and does nothing, in `dvc repro`. DVC knows a folder only
+           as a whole (one stage per picture takes minutes to load), so a real stage would process all pictures again.
 
-lorac and doit do per-picture work that DVC is spared; no tool but lorac makes latents. `--folder` keeps the project, whose
-first build takes minutes, for the next time; `--peers` is an interpreter that has doit and DVC, if this one has not.
+So doit does the per-picture book-keeping that lorac does, DVC is spared it, and neither makes tokens or a schedule.
+`--folder` keeps the project, whose first build takes minutes, for the next time; `--peers` is an interpreter that has
+doit and DVC, if this one has not.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,15 +61,19 @@ DODO = """
 import shutil
 from pathlib import Path
 
-DOIT_CONFIG = {"default_tasks": ["train"], "verbosity": 2}
+DOIT_CONFIG = {"default_tasks": ["train"], "verbosity": 2, "reporter": "zero"}
 FILES = sorted(Path("pictures").iterdir())
 CAPTIONS = [path for path in FILES if path.suffix == ".txt"]
+
+
+def copy(path, out):
+    shutil.copyfile(path, out)
 
 
 def task_file():
     for path in FILES:
         out = Path("doit") / path.name
-        yield {"name": path.name, "file_dep": [path], "targets": [out], "actions": [(shutil.copyfile, [path, out])]}
+        yield {"name": path.name, "file_dep": [path], "targets": [out], "actions": [(copy, [path, out])]}
 
 
 def schedule(targets):
@@ -78,9 +85,13 @@ def task_schedule():
     return {"file_dep": made, "targets": ["doit.schedule"], "actions": [schedule]}
 
 
+def train():
+    print("training starts", flush=True)
+
+
 def task_train():
     pictures = [Path("doit") / path.name for path in FILES if path.suffix == ".png"]
-    return {"file_dep": ["doit.schedule", *pictures], "actions": [(print, ["training starts"], {"flush": True})]}
+    return {"file_dep": ["doit.schedule", *pictures], "actions": [train]}
 """
 
 DVC = """
@@ -93,14 +104,20 @@ stages:
 
 
 class Tool:
-    """One of the three: how it is called, and the words with which it says that training starts."""
+    """One of the three: how it is called, and the words with which it says that training starts.
 
-    def __init__(self, name: str, command: Sequence[str], starts: str) -> None:
-        self.command, self.starts = command, starts
+    `whole_run` are arguments that make it train in earnest; then it is killed when training starts.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], starts: str, whole_run: Sequence[str] = ()) -> None:
+        self.command, self.starts, self.whole_run = command, starts, whole_run
         self.series = {"null": Series(f"{name} null"), "edit": Series(f"{name} edit")}
 
     def measure(self, case: str, folder: Path) -> None:
-        seconds = run(self.command, folder, self.starts if case == "edit" else None)
+        if case == "null":
+            seconds = run(self.command, folder)
+        else:
+            seconds = run([*self.command, *self.whole_run], folder, self.starts, stop=bool(self.whole_run))
         self.series[case].seconds.append(seconds)
         print(f"  {self.series[case].name}: {seconds:.2f} s", flush=True)
 
@@ -121,21 +138,29 @@ def main() -> None:
 
 def measure(folder: Path, pictures: int, rounds: int, peers: str) -> None:
     tools = {
-        "lorac": Tool("lorac", [sys.executable, "-m", "lorac", "build", "--json", "recipe.toml"], '"kind": "train"'),
+        "lorac": Tool(
+            "lorac",
+            [sys.executable, "-m", "lorac", "build", "--json", "recipe.toml"],
+            '"NodeStarted", "node": "recipe:train"',
+            ["--set", f"train.steps={pictures}"],
+        ),
         "doit": Tool("doit", [peers, "-m", "doit"], "training starts"),
-        "dvc": Tool("dvc", [peers, "-m", "dvc", "repro"], "training starts"),
+        "DVC": Tool("DVC", [peers, "-m", "dvc", "repro"], "training starts"),
     }
     prepare(folder, pictures, peers)
     first = {}
     for name, tool in tools.items():
         first[name] = round(run(tool.command, folder), 1)
         print(f"{name}: the first build took {first[name]} s", flush=True)
-    wait_for_old_files(folder, tools.values())
-    edited = sorted((folder / "pictures").glob("*.txt"))[pictures // 2]
-    for number in range(rounds):
+    for tool in tools.values():
+        run(tool.command, folder)  # unmeasured: now every tool has seen files older than its clock's grain
+    for _ in range(rounds):
         for tool in tools.values():
             tool.measure("null", folder)
-        edited.write_text(f"{edited.read_text('utf-8').partition(', round')[0]}, round {number}", encoding="utf-8")
+    edited = sorted((folder / "pictures").glob("*.txt"))[pictures // 2]
+    for _ in range(rounds):
+        before = edited.read_text("utf-8").partition(", edit")[0]
+        edited.write_text(f"{before}, edit {time.time_ns()}", encoding="utf-8")  # never seen: the store forgets nothing
         for tool in tools.values():
             tool.measure("edit", folder)
     show(tools, first, pictures, peers)
@@ -158,12 +183,6 @@ def prepare(folder: Path, pictures: int, peers: str) -> None:
     (folder / "say.py").write_text('print("training starts", flush=True)\n', encoding="utf-8")
 
 
-def wait_for_old_files(folder: Path, tools: Sequence[Tool]) -> None:
-    """One null build each, unmeasured: file caches warm, and every tool sees files older than its clock's grain."""
-    for tool in tools:
-        run(tool.command, folder)
-
-
 def show(tools: dict[str, Tool], first: dict[str, float], pictures: int, peers: str) -> None:
     rows = []
     for case, what in (("null", "nothing changed"), ("edit", "one caption edited, until training starts")):
@@ -172,15 +191,14 @@ def show(tools: dict[str, Tool], first: dict[str, float], pictures: int, peers: 
         )
     print(f"\n{pictures} pictures, medians of {len(tools['lorac'].series['null'].seconds)}, whole processes\n")
     print(table(["", *tools, "target"], rows))
+    seconds = {name: {case: series.facts() for case, series in tool.series.items()} for name, tool in tools.items()}
     facts = {
         "pictures": pictures,
-        "seconds": {
-            name: {case: series.facts() for case, series in tool.series.items()} for name, tool in tools.items()
-        },
+        "seconds": seconds,
         "first_build_seconds": first,
         "targets": TARGETS,
         "machine": machine(),
-        "versions": versions(["lorac"]) if False else {},
+        "versions": {**versions(["lorac", "msgspec", "click"]), **versions(["doit", "dvc"], peers)},
         "commit": commit(),
     }
     print(f"\nwritten to {write_result('null_build', facts)}")

@@ -4,8 +4,8 @@
     da = dy · gelu(b)
     db = dy · a · gelu'(b)
 
-Autograd keeps the gate, gelu(gate) and the value as three tensors; the projection alone is enough, because gelu is cheap
-to compute again. In SD1.x's feed-forward layers, whose inner width is the largest of all, this halves what is kept.
+Autograd keeps the projection and gelu(gate); the projection alone is enough, because gelu is cheap to compute again. In
+SD1.x's feed-forward layers, whose inner width is the largest of all, this saves a third of what is kept.
 """
 
 from __future__ import annotations

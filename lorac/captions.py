@@ -120,7 +120,7 @@ def is_dropped(stream: Stream, epoch: int, rate: float, every_n_epochs: int) -> 
 
 
 def variant(
-    tags: Sequence[str],
+    tags: Sequence[object],
     stream: Stream,
     *,
     shuffle: bool = False,

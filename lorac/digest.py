@@ -14,7 +14,7 @@ from typing import TypeAlias
 Digest: TypeAlias = bytes
 """The 32 bytes of a SHA-256."""
 
-Value: TypeAlias = "None | bool | int | float | str | bytes | Sequence[Value] | Mapping[str, Value]"
+Value: TypeAlias = "bool | int | float | str | bytes | Sequence[Value] | Mapping[str, Value] | None"
 """What a key can be made of. Sets are absent on purpose: sort them where they enter."""
 
 

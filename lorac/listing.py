@@ -108,15 +108,15 @@ def expand(path: Path, where: str = "") -> list[KohyaFolder]:
     place = where or shown_path(path)
     try:
         with os.scandir(path) as entries:
-            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise InputError([_unreadable(place, error)]) from error
-    folders = [name for name, is_folder in names if is_folder]
+    folders = sorted(entry.name for entry in visible if entry.is_dir())
     numbered = [name for name in folders if "_" in name and _NUMBERED.fullmatch(name.split("_")[0])]
     if not numbered:
         return []
     problems = []
-    loose = [name for name, is_folder in names if not is_folder and _extension(name) in EXTENSIONS]
+    loose = sorted(entry.name for entry in visible if not entry.is_dir() and _extension(entry.name) in EXTENSIONS)
     if loose:
         cause = f'"{path.name}" holds pictures ({loose[0]}) beside kohya sub-folders ({numbered[0]})'
         problems.append(Problem(place, cause, "move the pictures, or name a sub-folder in path"))

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import MutableSequence
 from hashlib import blake2b
+from struct import Struct
 from typing import Any
+
+_WORDS = Struct("<8Q")
 
 
 def seed64(seed: int, purpose: str, *counters: int) -> int:
@@ -29,7 +32,7 @@ class Stream:
         """The next 64 random bits."""
         if not self._words:
             block = blake2b(self._block.to_bytes(8, "little"), key=self._key).digest()
-            self._words = [int.from_bytes(block[i : i + 8], "little") for i in range(0, 64, 8)]
+            self._words = list(_WORDS.unpack(block))
             self._block += 1
         return self._words.pop()
 

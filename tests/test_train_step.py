@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ from lorac.sd.lora import LoRANetwork
 from lorac.sd.safetensors import deserialise, serialise
 from lorac.train.loop import train_segment
 from lorac.train.loss_scale import LossScale
+from lorac.train.optimiser import Optimisation, Optimiser
 from lorac.train.schedule import Item, Schedule, Settings, Subset
 from lorac.train.slices import Sample, Slice, Step
-from lorac.train.optimiser import Optimisation, Optimiser
 from lorac.train.step import Trainer
 from tests.small import base, diffusers_unet, transformers_text_model
 
@@ -64,7 +65,11 @@ class Reference:
         prefix = "lora_te" if hasattr(self.text, "text_model") else "lora_te_text_model"
         self.factors = wrap(self.text, prefix, tensors) | wrap(self.unet, "lora_unet", tensors)
         self.scheduler = DDPMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            num_train_timesteps=1000,
+            clip_sample=False,
         )
 
     def loss(self, step: Step, latents: list[Tensor]) -> Tensor:
@@ -168,7 +173,7 @@ def test_updates_equal_clipped_adamw_with_two_learning_rates() -> None:
         optimiser.step()
         optimiser.zero_grad()
         trainer.step(step, latents)
-    assert 0 < clipped
+    assert clipped > 0
     ours = trainer.lora.state()
     for name, factor in reference.factors.items():
         # Adam divides by the size of the gradient, so where that is rounding noise any update up to lr is as good.
@@ -206,7 +211,8 @@ def test_interruptions_at_any_step_leave_no_trace() -> None:
     stops = iter([1, 2, 2, 5])
     finished = None
     while finished is None:
-        cancelled, snapshots = threading.Event(), []
+        cancelled = threading.Event()
+        snapshots: list[Mapping[str, Tensor]] = []
         stop = next(stops, 99)
 
         def progress(done: int, loss: float, stop: int = stop, cancelled: threading.Event = cancelled) -> None:
@@ -215,7 +221,13 @@ def test_interruptions_at_any_step_leave_no_trace() -> None:
 
         try:
             finished = run(
-                new_trainer(), steps, latents, state=state, progress=progress, cancelled=cancelled, snapshot=snapshots.append
+                new_trainer(),
+                steps,
+                latents,
+                state=state,
+                progress=progress,
+                cancelled=cancelled,
+                snapshot=snapshots.append,
             )
         except Interrupted:
             state, _ = deserialise(serialise(snapshots[-1], {}), "snapshot")
@@ -234,10 +246,10 @@ def test_snapshots_are_taken_by_the_clock_and_change_nothing() -> None:
 
 def test_two_slices_equal_one() -> None:
     item = Item((64, 64), [[320, 267]] * 3, [[320]] * 3)
-    settings = {"seed": 3, "lr_text": 1e-3, "lr_unet": 1e-3, "learning_rate": 1e-3, "epochs": 2, "shuffle_caption": True}
+    settings = Settings(3, 1e-3, 1e-3, 1e-3, epochs=2, shuffle_caption=True, max_token_length=TOKENS)
     subsets, latents = [Subset(1, False, [item] * 2)], some_latents(2, size=8)
-    (one,) = Schedule(subsets, Settings(**settings, max_token_length=TOKENS)).slices()
-    first, second = Schedule(subsets, Settings(**settings, save_every_n_epochs=1, max_token_length=TOKENS)).slices()
+    (one,) = Schedule(subsets, settings).slices()
+    first, second = Schedule(subsets, replace(settings, save_every_n_epochs=1)).slices()
     whole, losses = run(new_trainer(), one, latents)
     trainer = new_trainer()
     middle, first_losses = run(trainer, first, latents)

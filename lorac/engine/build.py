@@ -77,7 +77,7 @@ def build(
 
     for recipe in recipes:
         outputs.check_writable(out / recipe)
-    with _lock(store, listen):
+    with _Lock(store, listen):
         store.tidy()
         tell(events.BuildStarted(recipes, len(graph.nodes)))
         try:
@@ -173,7 +173,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-class _lock:
+class _Lock:
     """One build at a time for a store; a second one waits, and then finds the first one's work done."""
 
     def __init__(self, store: Store, listen: events.Listener) -> None:

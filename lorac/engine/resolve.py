@@ -46,8 +46,8 @@ class Result:
 class Lookup:
     """A node with all its inputs known.
 
-    `result` is set when everything was found. Otherwise `found[i]` holds the output digests of item i, or None, and
-    `columns` what is in the columns that are taken whole.
+    `result` is set when everything was found, and then nothing is listed. Otherwise `found[i]` holds the output digests
+    of item i, or None, and `columns` what is in the columns that are taken whole.
     """
 
     node: Node
@@ -64,7 +64,7 @@ class Lookup:
 
     @property
     def total(self) -> int:
-        return len(self.items)
+        return len(self.items) if self.result is None else max(1, len(self.result.names))
 
     def missing(self) -> list[int]:
         return [index for index, outputs in enumerate(self.found) if outputs is None]
@@ -98,7 +98,6 @@ def look_up(node: Node, kind: Kind, results: Mapping[Node, Result], store: Store
     names = _names(node, kind, results)
     look.result = _known_result(look.key, kind, names, store)
     if look.result is not None:
-        look.items = [Item(i, name, {}, {}) for i, name in enumerate(look.result.names or [""])]
         return look
 
     look.columns = {port: split(store.read(column)) for port, column in whole.items()}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from lorac.digest import Manifest, digest
+from lorac.digest import Digest, Manifest, digest
 from lorac.engine.protocol import Scanner
 from lorac.engine.resolve import Lookup, Result
 from lorac.graph.nodes import Node, Shape
@@ -23,7 +23,7 @@ def scan(node: Node, scanner: Scanner, store: Store, *, rewrite: bool = False) -
         result = Result({output: columns[output][0] for output in scanner.OUTPUTS})
     else:
         joined = {output: b"".join(columns[output]) for output in scanner.OUTPUTS}
-        result = _stored(store, joined, list(blobs.values()), names, scanner.OUTPUTS, rewrite)
+        result = _stored(store, joined, blobs, names, scanner.OUTPUTS, rewrite)
     manifest = Manifest()
     manifest.field("kind", scanner.NAME)
     manifest.field("version", scanner.VERSION)
@@ -37,7 +37,7 @@ def scan(node: Node, scanner: Scanner, store: Store, *, rewrite: bool = False) -
 def _stored(
     store: Store,
     joined: dict[str, bytes],
-    blobs: Sequence[bytes],
+    blobs: Mapping[Digest, bytes],
     names: Sequence[str],
     outputs: Sequence[str],
     rewrite: bool,
@@ -45,6 +45,7 @@ def _stored(
     """The columns as blobs, written only when they are new, so that a null build writes nothing."""
     digests = {output: digest(joined[output]) for output in outputs}
     if rewrite or store.missing(digests.values()):
+        new = blobs.keys() if rewrite else store.missing(blobs)
         with store.ledger.transaction():
-            store.put([*blobs, *joined.values()])
+            store.put([*(blobs[value] for value in new), *joined.values()])
     return Result(digests, names)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import cast
 
 import msgspec
 
@@ -22,6 +23,7 @@ from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
+from lorac.recipe.schema import Prompt
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,8 @@ class _Lowering:
 
     def _prompts(self) -> list[dict[str, Value]]:
         """Prompt and negative of every row of the sample grid."""
-        return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in self.recipe.sample.prompts]
+        prompts = cast("tuple[Prompt, ...]", self.recipe.sample.prompts)  # loading leaves no plain strings
+        return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in prompts]
 
     def _report(self, sets: Sequence[Pictures], schedule: Node, train: Node, sample: Node | None) -> Node:
         recipe = self.recipe

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lorac.captions import split_tags
 from lorac.digest import Manifest
 from lorac.engine.protocol import Failed, Made, Work
-from lorac.export import Facts, Folder, lora_file, metadata, sidecar
 from lorac.graph.nodes import Shape
 from lorac.recipe.arithmetic import epoch_count, warmup_steps
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import Caption, Network, Output, Sample, Train
-from lorac.train.schedule import Summary
-from lorac.train.slices import Slice, decode
+
+if TYPE_CHECKING:
+    from lorac.export import Facts, Folder
+    from lorac.train.schedule import Summary
+    from lorac.train.slices import Slice
 
 NAME = "export"
 VERSION = 1
@@ -28,7 +30,10 @@ OUTPUTS = ("lora", "sidecar")
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
+    from lorac.export import lora_file, metadata, sidecar
     from lorac.kinds.train import read_tensors
+    from lorac.train.schedule import Summary
+    from lorac.train.slices import decode
 
     recipe = recipe_of(work.params)
     folders = [_folder(work, number, folder) for number, folder in enumerate(work.params["folders"])]
@@ -65,6 +70,8 @@ def recipe_of(params: Mapping[str, Any]) -> Recipe:
 def _facts(
     work: Work, recipe: Recipe, part: Slice, summary: Summary, folders: list[Folder], buckets: Mapping[tuple[int, int], int]
 ) -> Facts:
+    from lorac.export import Facts
+
     params = work.params
     hashed = Manifest()
     for name in ("network", "train", "caption"):
@@ -88,6 +95,8 @@ def _facts(
 
 
 def _folder(work: Work, number: int, folder: Mapping[str, Any]) -> Folder:
+    from lorac.export import Folder
+
     captions = work.columns[f"caption.{number}"]
     texts = work.read_many(captions)
     tags = Counter(tag for digest in captions for tag in split_tags(texts[digest].decode()))
@@ -98,9 +107,9 @@ def _buckets(work: Work) -> dict[tuple[int, int], int]:
     """Samples per bucket, repeats included, regularisation pictures before their matching."""
     counts: Counter[tuple[int, int]] = Counter()
     for number, folder in enumerate(work.params["folders"]):
-        for digest in work.columns[f"bucket.{number}"]:
+        for digest, pictures in Counter(work.columns[f"bucket.{number}"]).items():
             width, height = work.read(digest).split(b"x")
-            counts[int(width), int(height)] += folder["repeats"]
+            counts[int(width), int(height)] += pictures * folder["repeats"]
     return dict(counts)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
 from lorac.kinds.image import read_ppm
 from lorac.kinds.train import read_losses
-from lorac.report.page import Folder, Picture, Report, Row, page
-from lorac.train.slices import Slice, decode
+
+if TYPE_CHECKING:
+    from lorac.report.page import Picture
+    from lorac.train.slices import Slice
 
 NAME = "report"
 VERSION = 1
@@ -21,10 +24,12 @@ OUTPUTS = ("html",)
 
 THUMBNAIL = 160
 """Pixels of the longer side."""
-SHOWN_REGULARISATION = 60
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
+    from lorac.report.page import Folder, Report, Row, page
+    from lorac.train.slices import decode
+
     params = work.params
     slices = [decode(work.read(digest)) for digest in work.columns["slice"]]
     targets = params["settings"]["network"]["targets"]
@@ -54,13 +59,18 @@ def run(work: Work) -> Iterable[Made | Failed]:
 
 
 def _pictures(work: Work, number: int) -> Iterable[Picture]:
+    """The pictures of one folder: all training pictures, whose tags are counted, with thumbnails of those shown."""
+    from lorac.report.page import Picture
+    from lorac.report.pictures import MOST_PICTURES, MOST_REGULARISATION
+
     folder = work.params["folders"][number]
-    end = SHOWN_REGULARISATION if folder["regularisation"] else None
-    columns = (work.columns[f"{port}.{number}"][:end] for port in ("name", "caption", "pixels"))
-    for name, caption, pixels in zip(*columns, strict=True):
-        width, height, thumbnail = _thumbnail(work.read(pixels))
-        text = work.read(caption).decode()
-        shown = work.read(name).decode("utf-8", "replace")
+    most = MOST_REGULARISATION if folder["regularisation"] else MOST_PICTURES
+    end = most if folder["regularisation"] else None
+    names, captions, pixels = (work.columns[f"{port}.{number}"][:end] for port in ("name", "caption", "pixels"))
+    texts = work.read_many([*names, *captions])
+    for index, (name, caption) in enumerate(zip(names, captions, strict=True)):
+        width, height, thumbnail = _thumbnail(work.read(pixels[index])) if index < most else (0, 0, b"")
+        shown, text = texts[name].decode("utf-8", "replace"), texts[caption].decode()
         yield Picture(folder["name"], shown, text, width, height, thumbnail, folder["regularisation"])
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from lorac.digest import Digest
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
-from lorac.train.schedule import Item, Schedule, Settings, Subset
-from lorac.train.slices import encode
+
+if TYPE_CHECKING:
+    from lorac.train.schedule import Item, Subset
 
 NAME = "schedule"
 VERSION = 1
@@ -23,6 +27,9 @@ OUTPUTS = ("slice", "summary")
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
+    from lorac.train.schedule import Schedule, Settings
+    from lorac.train.slices import encode
+
     params = work.params
     schedule = Schedule(
         [_subset(work, number, **subset) for number, subset in enumerate(params["subsets"])],
@@ -37,6 +44,9 @@ def run(work: Work) -> Iterable[Made | Failed]:
 
 
 def _subset(work: Work, number: int, repeats: int, regularisation: bool) -> Subset:
+    from lorac.train.schedule import Item, Subset
+
+    decode = msgspec.json.Decoder(list[tuple[list[int], list[int]]]).decode
     buckets, tokens = work.columns[f"bucket.{number}"], work.columns[f"tokens.{number}"]
     blobs = work.read_many([*buckets, *tokens])
     known: dict[Digest, Item] = {}
@@ -45,7 +55,7 @@ def _subset(work: Work, number: int, repeats: int, regularisation: bool) -> Subs
         pair = bucket + token
         if pair not in known:
             width, height = blobs[bucket].split(b"x")
-            tags = json.loads(blobs[token])
+            tags = decode(blobs[token])
             known[pair] = Item((int(width), int(height)), [tag[0] for tag in tags], [tag[1] for tag in tags])
         items.append(known[pair])
     return Subset(repeats, regularisation, items)

@@ -1,9 +1,13 @@
 """Trains the embedded base `builtin:mini` from nothing on the paper-doll world.
 
-    python -m lorac.mini.train vae  --work DIR --steps 2600 --batch 4
-    python -m lorac.mini.train unet --work DIR --steps 6000 --batch 8
+    python -m lorac.mini.train vae  --work DIR --steps 2000 --batch 4 --lr 4e-3 --threads 3
+    python -m lorac.mini.train unet --work DIR --steps 3150 --batch 12 --lr 3e-3 --threads 3 --pictures 12000
 
-Kill any of them and run the same command again: it continues from its last snapshot.
+Kill either of them and run the same command again: it continues from its last snapshot, to the same bits.
+On three cores of an AMD EPYC (Zen 3, 2.45 GHz) a step takes 0.4 s (crops) to 0.7 s in the first stage and 1.2 s in the
+second: 16 and 64 minutes, and two more to draw and encode. Set `OMP_NUM_THREADS=1`; with glibc also
+`MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_THRESHOLD_` to 4294967296, which saves a third.
+
 Legend: N drawings, B batch, C channels, H height, W width, L tokens, D text channels.
 """
 
@@ -15,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -218,7 +223,7 @@ def _latents(vae: VAE, args: argparse.Namespace) -> Tensor:
         drawn = data.pictures(args.work, args.pictures, args.threads)
         blocks = [drawn[i : i + 16] for i in range(0, len(drawn), 16)]
 
-        def encode(block: np.ndarray) -> Tensor:
+        def encode(block: npt.NDArray[np.uint8]) -> Tensor:
             with torch.no_grad():
                 return vae.encode(data.to_float(block).to(args.device))[0] * SCALE
 

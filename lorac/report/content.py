@@ -21,7 +21,8 @@ class Folder:
 class Picture:
     """One picture that was trained on, with the caption as it was trained.
 
-    `folder` is the name of its Folder, `width` and `height` are its pixels in training, `png` is a thumbnail.
+    `folder` is the name of its Folder, `width` and `height` are its pixels in training, `png` is a thumbnail. Those
+    behind the first `pictures.MOST_PICTURES` of a folder are only counted, and need no thumbnail.
     """
 
     folder: str

@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from lorac.report.content import Folder, Picture
 from lorac.report.markup import image, number, plural, text
 
+MOST_PICTURES = 200
+"""Of one training folder: a page with more pictures is of no use, and slow."""
 MOST_REGULARISATION = 60
 MOST_TAGS = 30
 
@@ -51,9 +53,10 @@ def _by_folder(folders: Sequence[Folder], pictures: Sequence[Picture]) -> str:
         shared = _shared_tags(members)
         hint = "tags of every picture in grey" if shared else ""
         note = "; ".join(filter(None, (facts, hint)))
-        cards = "".join(_card(picture, shared) for picture in members)
+        cards = "".join(_card(picture, shared) for picture in members[:MOST_PICTURES])
         parts.append(
             f'<h3><bdi>{text(name)}</bdi> <span class="note">{note}</span></h3>\n<div class="sheet">\n{cards}</div>\n'
+            f"{_more(len(members) - MOST_PICTURES)}"
         )
     return "".join(parts)
 
@@ -79,14 +82,17 @@ def _regularisation(folders: Sequence[Folder], pictures: Sequence[Picture]) -> s
     if not total:
         return ""
     shown = pictures[:MOST_REGULARISATION]
-    rest = total - len(shown)
-    more = f'<p class="note">… and {number(rest)} more.</p>\n' if rest else ""
+    more = _more(total - len(shown))
     names = ", ".join(dict.fromkeys(folder.name for folder in folders))
     return (
         f"<details><summary>{plural(total, 'regularisation picture')}"
         f"{f' from <bdi>{text(names)}</bdi>' if names else ''}</summary>\n"
         f'<div class="sheet small">\n{"".join(_card(picture) for picture in shown)}</div>\n{more}</details>\n'
     )
+
+
+def _more(rest: int) -> str:
+    return f'<p class="note">… and {number(rest)} more.</p>\n' if rest > 0 else ""
 
 
 def _tag_table(pictures: Sequence[Picture]) -> str:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorac.kernels.geglu import geglu
 from lorac.sd.blocks import Downsample, Resnet, Upsample, attention
 from lorac.sd.layers import Linear
 
@@ -66,9 +67,7 @@ class GEGLU(nn.Module):
         self.proj = Linear(inputs, 2 * outputs)
 
     def forward(self, x_BLC: Tensor) -> Tensor:
-        value: Tensor
-        value, gate = self.proj(x_BLC).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return geglu(self.proj(x_BLC))
 
 
 class FeedForward(nn.Module):

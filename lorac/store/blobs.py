@@ -61,7 +61,11 @@ class Store:
 
     def scratch(self, key: Digest) -> Path:
         """A folder that an action may use, and finds again after a crash; `drop_scratch` removes it."""
-        return self.root / "scratch" / key.hex()[:32]
+        return self.root / "scratch" / self._scratch_name(key)
+
+    @staticmethod
+    def _scratch_name(key: Digest) -> str:
+        return key.hex()[:32]
 
     def keep(self, key: Digest, name: str, write: Callable[[Path], None]) -> None:
         """Put a file into an action's scratch folder in one step; `write` fills it. It replaces the one of that name."""
@@ -85,13 +89,14 @@ class Store:
 
     def drop_scratch(self, keys: Iterable[Digest]) -> None:
         """Remove what these actions kept: they are finished."""
+        names = {self._scratch_name(key) for key in keys}
         try:
-            present = {path.name for path in (self.root / "scratch").iterdir()}
+            present = list((self.root / "scratch").iterdir())
         except FileNotFoundError:
             return
-        for key in keys:
-            if self.scratch(key).name in present:
-                files.remove_tree(self.scratch(key))
+        for folder in present:
+            if folder.name in names:
+                files.remove_tree(folder)
 
     # -- writing: large blobs at once, small ones as rows of the caller's transaction -----------------------------------
 

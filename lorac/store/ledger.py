@@ -26,11 +26,12 @@ from lorac.store import files
 FORMAT = 1
 """Bumped when a table changes; a ledger of another format is set aside, and its blobs are found again by content."""
 
+# The rows of `blob` are large, so it has a rowid: the index, which is asked far more often, then fits into a few pages.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS action (
     key BLOB PRIMARY KEY, kind TEXT NOT NULL, outputs BLOB NOT NULL, seconds REAL NOT NULL, measures TEXT NOT NULL,
     made REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS blob (digest BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blob (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS stat (
     folder BLOB, name BLOB, signature BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (folder, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS last (
@@ -178,6 +179,7 @@ class Ledger:
 
     def _rows(self, query: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
         """Rows of `query`, whose `%s` becomes a list of placeholders for the keys; damaged rows are passed over."""
+        keys = sorted(keys)  # neighbours in the index are on the same page
         with self._explained():
             for start in range(0, len(keys), _CHUNK):
                 part = keys[start : start + _CHUNK]

@@ -24,11 +24,22 @@ TRIES = 3
 """How often a file is read that somebody is writing; what the last try saw is taken, and read again next time."""
 
 
+_SEPARATOR = os.sep.encode()
+_FIELDS = struct.Struct("<6Q")
+_64_BITS = (1 << 64) - 1
+_HAS_INODES = os.name != "nt"
+
+
 def signature(status: os.stat_result) -> bytes:
     """What is compared instead of contents. Windows' folder listings tell neither device nor inode."""
-    place = (status.st_dev, status.st_ino) if os.name != "nt" else (0, 0)
-    fields = (*place, status.st_mode, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-    return struct.pack("<6q", *(field - (1 << 64) if field >= 1 << 63 else field for field in fields))
+    return _FIELDS.pack(
+        status.st_dev & _64_BITS if _HAS_INODES else 0,
+        status.st_ino & _64_BITS if _HAS_INODES else 0,
+        status.st_mode,
+        status.st_mtime_ns & _64_BITS,  # before 1970 it is negative
+        status.st_ctime_ns & _64_BITS,
+        status.st_size,
+    )
 
 
 def file_digests(store: Store, paths: Sequence[tuple[str | Path, os.stat_result]], *, ingest: bool = True) -> list[Digest]:
@@ -43,7 +54,7 @@ def file_digests(store: Store, paths: Sequence[tuple[str | Path, os.stat_result]
     problems: list[Problem] = []
     digests: list[Digest] = []
     for path, status in paths:
-        folder, name = os.path.split(os.fsencode(path))
+        folder, _, name = os.fsencode(path).rpartition(_SEPARATOR)
         if folder not in folders:
             folders[folder] = store.ledger.stats(folder)
         known = folders[folder].get(name)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 def heads(x_BCL: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
     """`count` tensors (M, D, L) from their channels, one below the other: (B, count · C, L). Views if B is 1."""
-    batch, channels, tokens = x_BCL.shape
+    batch, _, tokens = x_BCL.shape
     x_KMDL = x_BCL.view(batch, count, heads, -1, tokens).transpose(0, 1).reshape(count, batch * heads, -1, tokens)
     return x_KMDL.unbind()
 

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lorac.sd.blocks import Resnet
+from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.clip import TextEncoder
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.unet import UNet
-from lorac.train.fused_resnet import FusedResnet, Kernel
+from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample
 from lorac.train.fused_text import FusedTextLayer
 from lorac.train.fused_unet import CaptionKeysValues, FusedTransformer
 from lorac.train.gradients import Adapted, StackGradients
@@ -37,6 +37,7 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, operation: Operation, anchor: Tensor, *inputs: Tensor) -> Tensor:
+        output: Tensor
         output, ctx.saved = operation.forward(*inputs)
         ctx.operation = operation
         return output
@@ -70,7 +71,7 @@ class Fused:
             self._fuse_unet(unet)
 
     def call(self, operation: Any, *inputs: Tensor) -> Tensor:
-        output: Tensor = _Call.apply(operation, self._anchor, *inputs)
+        output: Tensor = _Call.apply(operation, self._anchor, *inputs)  # type: ignore[no-untyped-call]
         return output
 
     def finish(self) -> Tensor:
@@ -81,7 +82,8 @@ class Fused:
         own = [gradients.finish(self._lora.scale) for gradients in rest[1::2]]
         norms = [self._started[stack].result() for stack in self._stacks if stack in self._started]
         self._started.clear()
-        return torch.linalg.vector_norm(torch.stack([norm for pair in (*norms, *own) for norm in pair]))
+        total: Tensor = torch.linalg.vector_norm(torch.stack([norm for pair in (*norms, *own) for norm in pair]))
+        return total
 
     def merge(self, part: str) -> None:
         """Put the current factors of a part into its layers."""
@@ -104,21 +106,22 @@ class Fused:
     def _fuse_text_encoder(self, text_encoder: TextEncoder) -> None:
         layers = text_encoder.text_model.encoder.layers
         for i, layer in enumerate(layers):
-            operation = FusedTextLayer(
-                layer, text_encoder.config.heads, self._below(f"text_model.encoder.layers.{i}")
-            )
+            operation = FusedTextLayer(layer, text_encoder.config.heads, self._below(f"text_model.encoder.layers.{i}"))
             layers[i] = _TextLayer(self, operation)
 
     def _fuse_unet(self, unet: UNet) -> None:
-        blocks = {f"down_blocks.{i}": block for i, block in enumerate(unet.down_blocks)}
+        blocks: dict[str, Any] = {f"down_blocks.{i}": block for i, block in enumerate(unet.down_blocks)}
         blocks |= {"mid_block": unet.mid_block}
         blocks |= {f"up_blocks.{i}": block for i, block in enumerate(unet.up_blocks)}
+        unet.conv_out = _Convolution(self, unet.conv_out)  # type: ignore[assignment]
         captions: dict[StackGradients, _Caption] = {}
         for name, block in blocks.items():
             for i, resnet in enumerate(block.resnets):
                 block.resnets[i] = _Resnet(self, resnet)
-            for upsampler in getattr(block, "upsamplers", ()):
-                upsampler.conv = _Convolution(self, upsampler.conv)
+            for downsample in getattr(block, "downsamplers", ()):
+                downsample.conv = _Convolution(self, downsample.conv)
+            for j, upsample in enumerate(getattr(block, "upsamplers", ())):
+                block.upsamplers[j] = _Upsample(self, upsample)
             for i, transformer in enumerate(block.attentions):
                 path = f"{name}.attentions.{i}"
                 gradients, index = self._places[f"{path}.transformer_blocks.0.attn2.to_k"]
@@ -143,7 +146,8 @@ class _Caption:
 
     def __init__(self, fused: Fused, gradients: StackGradients) -> None:
         self._fused, self._operation = fused, CaptionKeysValues(gradients)
-        self._channels = 2 * gradients.stack.merged_MOI.shape[1]
+        modules, channels, _ = gradients.stack.merged_MOI.shape
+        self._sizes = [2 * channels] * (modules // 2)
         self._context: Tensor | None = None
         self._parts: tuple[Tensor, ...] = ()
 
@@ -151,7 +155,7 @@ class _Caption:
         """Those of the level's transformer `number`."""
         if ctx_BSD is not self._context:
             self._context = ctx_BSD
-            self._parts = self._fused.call(self._operation, ctx_BSD).split(self._channels, dim=1)
+            self._parts = self._fused.call(self._operation, ctx_BSD).split_with_sizes(self._sizes, dim=1)
         return self._parts[number]
 
 
@@ -179,11 +183,27 @@ class _Resnet(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """Stands in for a 3×3 convolution of stride 1."""
+    """Stands in for a 3×3 convolution."""
 
     def __init__(self, fused: Fused, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self._fused, self._operation = fused, Kernel(convolution)
+        self._fused, self._operation = fused, FusedConvolution(convolution)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self._fused.call(self._operation, x_BCHW)
+
+
+class _Upsample(nn.Module):
+    """Stands in for an enlargement; where a skip connection is odd, that very module."""
+
+    def __init__(self, fused: Fused, upsample: Upsample) -> None:
+        super().__init__()
+        self._fused, self._upsample = fused, upsample
+        self._operation = FusedUpsample(upsample.conv)
+
+    def forward(self, x_BCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
+        height, width = x_BCHW.shape[2:]
+        if tuple(size_HW) != (2 * height, 2 * width):
+            enlarged: Tensor = self._upsample(x_BCHW, size_HW)
+            return enlarged
         return self._fused.call(self._operation, x_BCHW)

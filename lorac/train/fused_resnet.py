@@ -30,16 +30,16 @@ def from_rows(x_RC: Tensor, like_BCHW: Tensor) -> Tensor:
     return x_RC.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def patches(x_BCHW: Tensor) -> Tensor:
-    """The 3×3 neighbourhood of every pixel, zeros beyond the border: (R, K), channels last."""
+def patches(x_BCHW: Tensor, stride: int = 1) -> Tensor:
+    """The 3×3 neighbourhood of every pixel, or every other one, zeros beyond the border: (R, K), channels last."""
     channels = x_BCHW.shape[1]
     padded_BHWC = F.pad(x_BCHW.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    windows_BHWC33 = padded_BHWC.unfold(1, 3, 1).unfold(2, 3, 1)
+    windows_BHWC33 = padded_BHWC.unfold(1, 3, stride).unfold(2, 3, stride)
     return windows_BHWC33.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * channels)
 
 
 class Kernel:
-    """The weights of a 3×3 convolution of stride 1 for `patches`, both ways: (K, O) and its mirror (9 · O, C)."""
+    """The weights of a 3×3 convolution for `patches`, both ways: (K, O) and its mirror (9 · O, C)."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         weight_OC33 = convolution.weight.detach()
@@ -48,11 +48,47 @@ class Kernel:
         self.forward_KO = weight_OC33.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
         self.backward_KC = weight_OC33.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2).contiguous()
 
+
+class FusedConvolution:
+    """A 3×3 convolution with padding 1, and the gradient of its input."""
+
+    def __init__(self, module: nn.Conv2d) -> None:
+        self.kernel, self.stride = Kernel(module), module.stride[0]
+
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
-        return from_rows(torch.addmm(self.bias_O, patches(x_BCHW), self.forward_KO), x_BCHW), ()
+        batch, _, height, width = x_BCHW.shape
+        y_RO = torch.addmm(self.kernel.bias_O, patches(x_BCHW, self.stride), self.kernel.forward_KO)
+        y_BHWO = y_RO.view(batch, -(-height // self.stride), -(-width // self.stride), -1)
+        return y_BHWO.permute(0, 3, 1, 2), (x_BCHW,)
 
     def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor) -> tuple[Tensor]:
-        return (from_rows(patches(dy_BOHW) @ self.backward_KC, dy_BOHW),)
+        (x_BCHW,) = saved
+        if self.stride > 1:
+            spread_BOHW = torch.zeros_like(x_BCHW[:, :1]).repeat(1, dy_BOHW.shape[1], 1, 1)
+            spread_BOHW[:, :, :: self.stride, :: self.stride] = dy_BOHW
+            dy_BOHW = spread_BOHW
+        return (from_rows(patches(dy_BOHW) @ self.kernel.backward_KC, x_BCHW),)
+
+
+class FusedUpsample:
+    """Nearest-neighbour enlargement to twice the size, followed by a 3×3 convolution."""
+
+    def __init__(self, module: nn.Conv2d) -> None:
+        self.kernel = Kernel(module)
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+        batch, channels, height, width = x_BCHW.shape
+        x_BH1W1C = x_BCHW.permute(0, 2, 3, 1)[:, :, None, :, None]
+        large_BHWC = x_BH1W1C.expand(-1, -1, 2, -1, 2, -1).reshape(batch, 2 * height, 2 * width, channels)
+        large_BCHW = large_BHWC.permute(0, 3, 1, 2)
+        y_RO = torch.addmm(self.kernel.bias_O, patches(large_BCHW), self.kernel.forward_KO)
+        return from_rows(y_RO, large_BCHW), (x_BCHW,)
+
+    def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor) -> tuple[Tensor]:
+        (x_BCHW,) = saved
+        batch, channels, height, width = x_BCHW.shape
+        d_RC = patches(dy_BOHW) @ self.kernel.backward_KC
+        return (d_RC.view(batch, height, 2, width, 2, channels).sum((2, 4)).permute(0, 3, 1, 2),)
 
 
 class FusedResnet:

@@ -6,6 +6,7 @@ Shape suffixes: B batch, L = 77 tokens, C channels, R = B · L rows, F channels 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +19,12 @@ from lorac.train.norms import layer_norm, layer_norm_backward
 
 QUICK = 1.702
 """CLIP's activation is `x · sigmoid(1.702 x)`, which is `silu(1.702 x) / 1.702`."""
+
+
+@cache
+def causal_mask(tokens: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is added to scores: nothing on and below the diagonal, −∞ above it."""
+    return torch.full((tokens, tokens), -torch.inf, dtype=dtype, device=device).triu_(1)
 
 
 class FusedTextLayer:
@@ -36,8 +43,7 @@ class FusedTextLayer:
         n1_RC, stats1 = layer_norm(self.norms[0], h1_RC)
         kvq_BOL = columns(self.kvq.weight_OI, n1_RC, batch).add_(self.kvq.bias_O[:, None])
         k, v, q = heads(kvq_BOL, 3, self.heads)
-        causal_LL = x_BLC.new_full((tokens, tokens), -torch.inf).triu_(1)
-        o_MDL, p = attend(q, k, v, causal_LL)
+        o_MDL, p = attend(q, k, v, causal_mask(tokens, x_BLC.dtype, x_BLC.device))
         a_RC = rows(o_MDL.view(batch, -1, tokens))
         h2_RC = torch.addmm(h1_RC, a_RC, self.out.weight_OI.t()).add_(self.out.bias_O)
 

@@ -1,8 +1,8 @@
 """A transformer of the U-Net with its LoRA as one differentiable operation, and the caption's keys and values.
 
-The arithmetic is that of `lorac.sd.unet.Transformer`; what differs is that a step's three products q, k, v are one, that
-keys and values of all transformers of a level come from one product, that backward is written out, and that gradients
-of weights are not computed here but recorded (see `gradients.py`).
+The arithmetic is that of `lorac.sd.unet.Transformer`. What differs: the three products q, k, v are one; keys and values
+of all transformers of a level come from one product; backward is written out; and gradients of weights are not computed
+here but recorded (see `gradients.py`).
 
 Shape suffixes: B batch, C channels, H height, W width, L = H · W pixels, R = B · L rows, S states of the caption,
 D their channels, F = 4 · C, O outputs, I inputs.
@@ -28,9 +28,9 @@ class FusedTransformer:
     """`y = forward(x, kv)` and its gradients. `adapted(path, count)` finds the layers below this transformer."""
 
     def __init__(self, module: Transformer, adapted: Callable[[str, int], Adapted]) -> None:
-        block = module.transformer_blocks[0]
+        block: Any = module.transformer_blocks[0]
         self.norm, self.norms = module.norm, (block.norm1, block.norm2, block.norm3)
-        self.heads = block.attn1.heads
+        self.heads: int = block.attn1.heads
         self.proj_in, self.proj_out = adapted("proj_in", 1), adapted("proj_out", 1)
         inner = "transformer_blocks.0."
         self.qkv, self.out1 = adapted(f"{inner}attn1.to_q", 3), adapted(f"{inner}attn1.to_out.0", 1)

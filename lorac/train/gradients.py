@@ -19,12 +19,12 @@ from lorac.sd.lora import Stack
 
 
 class _Record(NamedTuple):
-    """`count` modules from `first` on saw `x_LI`; the gradients of their outputs stand side by side in `dy_LO`."""
+    """`modules` modules from `first` on saw `x`; the gradients of their outputs stand side by side in `dy`."""
 
     first: int
-    count: int
-    x_LI: Tensor
-    dy_LO: Tensor
+    modules: int
+    x: Tensor
+    dy: Tensor
 
 
 class StackGradients:
@@ -43,13 +43,13 @@ class StackGradients:
     def record(self, first: int, count: int, x_LI: Tensor, dy_LO: Tensor) -> None:
         """Both tensors must stay unchanged until `finish`."""
         self._records.append(_Record(first, count, x_LI, dy_LO))
-        if sum(record.count for record in self._records) == len(self.stack.layers):
+        if sum(record.modules for record in self._records) == len(self.stack.layers):
             self._on_complete(self)
 
     @torch.no_grad()
     def finish(self, scale: float) -> tuple[Tensor, Tensor]:
         """Set `grad` of both factors and forget the records; returns the norms of the two gradients."""
-        if self._records and self._is_dense(self._records[0].x_LI.shape[0]):
+        if self._records and self._is_dense(len(self._records[0].x)):
             self._through_weights(scale)
         elif self._records:
             self._through_rank(scale)
@@ -88,7 +88,7 @@ class Adapted:
     def __init__(self, gradients: StackGradients, first: int, count: int = 1) -> None:
         stack = gradients.stack
         self.weight_OI = stack.merged_MOI[first : first + count].flatten(0, 1)
-        biases = [layer.bias for layer in stack.layers[first : first + count] if layer.bias is not None]
+        biases: list[Tensor] = [layer.bias for layer in stack.layers[first : first + count] if layer.bias is not None]
         self.bias_O = torch.cat(biases).detach() if biases else torch.zeros(0)
         self._gradients, self._first, self._count = gradients, first, count
 

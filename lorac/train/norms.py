@@ -13,10 +13,16 @@ Stats: TypeAlias = tuple[Tensor, Tensor]
 _INPUT_ONLY = [True, False, False]
 
 
+def _in_order(x_BCHW: Tensor) -> Tensor:
+    """In the memory order that the kernels take for granted: channels last on a CPU, else first."""
+    cpu = x_BCHW.device.type == "cpu"
+    return x_BCHW.contiguous(memory_format=torch.channels_last if cpu else torch.contiguous_format)
+
+
 def group_norm(norm: nn.GroupNorm, x_BCHW: Tensor) -> tuple[Tensor, Stats]:
     batch, channels, height, width = x_BCHW.shape
     y_BCHW, mean, rstd = torch.ops.aten.native_group_norm(
-        x_BCHW, norm.weight, norm.bias, batch, channels, height * width, norm.num_groups, norm.eps
+        _in_order(x_BCHW), norm.weight, norm.bias, batch, channels, height * width, norm.num_groups, norm.eps
     )
     return y_BCHW, (mean, rstd)
 
@@ -24,7 +30,15 @@ def group_norm(norm: nn.GroupNorm, x_BCHW: Tensor) -> tuple[Tensor, Stats]:
 def group_norm_backward(norm: nn.GroupNorm, dy_BCHW: Tensor, x_BCHW: Tensor, stats: Stats) -> Tensor:
     batch, channels, height, width = x_BCHW.shape
     dx_BCHW: Tensor = torch.ops.aten.native_group_norm_backward(
-        dy_BCHW, x_BCHW, *stats, norm.weight, batch, channels, height * width, norm.num_groups, _INPUT_ONLY
+        _in_order(dy_BCHW),
+        _in_order(x_BCHW),
+        *stats,
+        norm.weight,
+        batch,
+        channels,
+        height * width,
+        norm.num_groups,
+        _INPUT_ONLY,
     )[0]
     return dx_BCHW
 

@@ -93,8 +93,8 @@ class Optimiser:
             for moment in MOMENTS
             for name, view in self._lora.named(self._moment(moment)).items()
         }
-        first = next((values for adamw in self.parts.values() for values in adamw.state.values()), {})
-        return tensors | {"updates": first.get("step", torch.zeros(()))}
+        counts = [values["step"] for adamw in self.parts.values() for values in adamw.state.values()]
+        return tensors | {"updates": counts[0] if counts else torch.zeros(())}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take what `state` gave."""

@@ -126,17 +126,19 @@ def decode(data: bytes) -> Slice:
         raise ValueError("not a schedule slice of version 1")
     _, steps, samples, ids, first_step, max_token_length = _HEADER.unpack_from(data)
     columns = Slice(first_step, max_token_length)
-    position = _HEADER.size
     counts = (steps, steps, samples, samples, samples, steps, samples, samples, ids)
-    for column, count in zip(columns._columns(), counts, strict=True):
-        end = position + count * column.itemsize
-        column.frombytes(data[position:end])
-        position = end
-    if position != len(data) or sum(columns.size) != samples or sum(columns.length) != ids:
+    sizes = [column.itemsize * count for column, count in zip(columns._columns(), counts, strict=True)]
+    if len(data) != _HEADER.size + sum(sizes):
         raise ValueError("a schedule slice of the wrong length")
+    position = _HEADER.size
+    for column, size in zip(columns._columns(), sizes, strict=True):
+        column.frombytes(data[position : position + size])
+        position += size
     if sys.byteorder == "big":
         for column in columns._columns():
             column.byteswap()
+    if sum(columns.size) != samples or sum(columns.length) != ids:
+        raise ValueError("a schedule slice whose counts disagree")
     return columns
 
 
