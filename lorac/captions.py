@@ -42,7 +42,7 @@ def decode_caption(data: bytes) -> str:
 
     Raises ValueError whose text is cause and remedy, for the caller to put the file's name before it.
     """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise ValueError("is UTF-16; save it as UTF-8")
     if data.startswith(codecs.BOM_UTF8):
         raise ValueError("begins with a byte order mark (BOM); save it as UTF-8 without BOM")

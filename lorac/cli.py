@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lorac.errors import InputError, Interrupted, LoracError, Problem
+from lorac.errors import InputError, Interrupted, LoracError, Problem, StoreError
 
 if TYPE_CHECKING:
     from lorac.graph.nodes import Graph
@@ -42,6 +43,15 @@ class Verbs(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(Interrupted.exit_code)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            click.echo(f"lorac: {error.filename or 'the output'}: no space left on the disk; free some space", err=True)
+            ctx.exit(StoreError.exit_code)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which one needs them."""
+        return list(self.commands)
 
 
 @click.group(cls=Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,7 +103,7 @@ def read(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> 
     return loaded, lower(loaded)
 
 
-@main.command()
+@main.command(short_help="Train and write what is not built yet.")
 @recipe_options
 @store_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would run; make nothing.")
@@ -154,7 +164,7 @@ def _show_forecast(names: list[str], graph: Graph, store: Store, as_json: bool) 
         click.echo(line)
 
 
-@main.command()
+@main.command(short_help="Show pictures, steps, files and the next build.")
 @recipe_options
 @store_option
 def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
@@ -170,7 +180,7 @@ def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, sto
         click.echo("\n".join([recipe.name, *lines(recipe), *summary(graph, recipe.name, casts)]))
 
 
-@main.command()
+@main.command(short_help="Explain what is made again, and why.")
 @click.argument("target", metavar="RECIPE[:NODE]")
 @set_option
 @base_option
@@ -199,30 +209,7 @@ def why(target: str, sets: tuple[str, ...], base: str | None, store: Path) -> No
                 click.echo(line)
 
 
-@main.command()
-@recipe_options
-@click.option("--format", "style", type=click.Choice(["dot", "mermaid", "json"]), default="dot", show_default=True)
-def graph(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, style: str) -> None:
-    """Print the build graph of each RECIPE: what they share is in it once."""
-    from lorac.graph.draw import draw
-
-    _, nodes = read(recipes, sets, base)
-    click.echo(draw(nodes, style))
-
-
-@main.command()
-@recipe_options
-def captions(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> None:
-    """Print the final captions of each RECIPE with their token counts, and what is cut off."""
-    from lorac.dataset import caption_lines
-    from lorac.recipe.load import load
-
-    for recipe in load(recipes, sets, base):
-        for line in caption_lines(recipe):
-            click.echo(line)
-
-
-@main.command()
+@main.command(short_help="Look for likely mistakes.")
 @recipe_options
 @click.pass_context
 def check(ctx: click.Context, recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> None:
@@ -238,7 +225,30 @@ def check(ctx: click.Context, recipes: tuple[Path, ...], sets: tuple[str, ...], 
     click.echo("no findings", err=True)
 
 
-@main.command()
+@main.command(short_help="Print final captions and their tokens.")
+@recipe_options
+def captions(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> None:
+    """Print the final captions of each RECIPE with their token counts, and what is cut off."""
+    from lorac.dataset import caption_lines
+    from lorac.recipe.load import load
+
+    for recipe in load(recipes, sets, base):
+        for line in caption_lines(recipe):
+            click.echo(line)
+
+
+@main.command(short_help="Print the build graph.")
+@recipe_options
+@click.option("--format", "style", type=click.Choice(["dot", "mermaid", "json"]), default="dot", show_default=True)
+def graph(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, style: str) -> None:
+    """Print the build graph of each RECIPE: what they share is in it once."""
+    from lorac.graph.draw import draw
+
+    _, nodes = read(recipes, sets, base)
+    click.echo(draw(nodes, style))
+
+
+@main.command(short_help="Print what a .safetensors file holds.")
 @click.argument("file", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def inspect(file: Path, as_json: bool) -> None:
@@ -249,7 +259,7 @@ def inspect(file: Path, as_json: bool) -> None:
     click.echo(json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False) if as_json else "\n".join(lines(found)))
 
 
-@main.command()
+@main.command(short_help="Print the JSON Schema of recipes.")
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
     from lorac.recipe.jsonschema import json_schema
@@ -257,7 +267,7 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
-@main.command()
+@main.command(short_help="Print a shell's completion script.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script for SHELL; put it where the shell reads it."""

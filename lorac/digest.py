@@ -1,7 +1,7 @@
 """SHA-256 digests, and the one walk over a value that both hashes it and explains it.
 
-Everything that goes into an action key passes through `Manifest.field`. The key is the hash of those fields; `lorac why`
-prints the same fields. The two can therefore never disagree (the idea is n2's).
+Everything that goes into an action key passes through `Manifest.field`. The key is the hash of those fields; `lorac
+why` prints the same fields. The two can therefore never disagree (the idea is n2's).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Manifest:
 
 
 def _text(value: Value) -> str:
-    """An unambiguous text for a value: the type shows in its spelling, and what is inside another value has its length."""
+    """An unambiguous text for a value: the type shows in its spelling, and what is inside another has its length."""
     match value:
         case None | bool():
             return str(value).lower()

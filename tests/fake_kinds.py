@@ -203,9 +203,7 @@ class Bench:
 
     def executor(self, graph: Graph, jobs: int = 2, keep_going: bool = False) -> Executor:
         kinds: dict[str, Kind] = dict(self.kinds)
-        return Executor(
-            graph, kinds, self.scanners, self.store, self.events.append, jobs=jobs, keep_going=keep_going
-        )
+        return Executor(graph, kinds, self.scanners, self.store, self.events.append, jobs=jobs, keep_going=keep_going)
 
     def run(self, graph: Graph, jobs: int = 2, keep_going: bool = False) -> dict[Node, Result]:
         """One build of the graph; `ran` says afterwards what it made."""
@@ -221,3 +219,12 @@ class Bench:
 
 def take(node: Node, how: Take = Take.EACH, output: str = "a") -> Input:
     return Input(node, output, how)
+
+
+def writing(data: bytes) -> Callable[[Path], None]:
+    """What `keep` wants: a function that writes a file."""
+
+    def write(path: Path) -> None:
+        path.write_bytes(data)
+
+    return write

@@ -59,6 +59,7 @@ BAD_PICTURES = {
 BAD_CAPTIONS = {
     "a.txt": ("学生服, 笑顔".encode("cp932"), "is not UTF-8 but probably Shift-JIS (cp932); save it as UTF-8"),
     "b.txt": ("1girl, 笑顔".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+    "b2.txt": ("1girl, smile".encode("utf-16-le"), "is UTF-16; save it as UTF-8"),
     "c.txt": ("1girl, smile".encode("utf-8-sig"), "begins with a byte order mark (BOM)"),
     "d.txt": (b"", "is empty; write its tags, or delete the file"),
     "e.txt": (b" \t \n\n ", "is empty; write its tags, or delete the file"),
@@ -382,7 +383,7 @@ def fill(path: Path) -> None:
             while True:
                 file.write(bytes(1 << 12))
         except OSError as error:
-            assert error.errno == errno.ENOSPC  # noqa: PT017
+            assert error.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("what", ["build", ".lorac"])

@@ -23,7 +23,7 @@ from tests.tiny import draw_pictures, make_project
 
 ROOT = Path(__file__).parent.parent
 RIHO = ROOT / "recipes" / "riho_head.toml"
-VERBS = ["build", "captions", "check", "completion", "graph", "inspect", "plan", "schema", "why"]
+VERBS = ["build", "plan", "why", "check", "captions", "graph", "inspect", "schema", "completion"]
 KINDS = {
     "base", "weights", "source", "image", "caption", "tokens", "latent", "schedule", "train", "export", "sample",
     "report",
@@ -38,7 +38,10 @@ def output(*arguments: object) -> str:
 
 
 def events(*arguments: object) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output("build", "--json", *arguments).splitlines()]
+    done = lorac("build", "--json", *arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def append(text: str) -> None:
@@ -65,8 +68,8 @@ def reading(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_help_lists_the_verbs_and_the_exit_codes() -> None:
     text = output("--help")
-    assert re.findall(r"^  ([a-z]+)  ", text, re.MULTILINE)[: len(VERBS)] == VERBS
-    assert sorted(main.commands) == VERBS
+    assert re.findall(r"^  ([a-z]+)  ", text, re.MULTILINE)[: len(VERBS)] == VERBS == list(main.commands)
+    assert not re.search(r"^  [a-z]+  .*\.\.\.$", text, re.MULTILINE), "no summary is cut"
     for code in ("0    done", "1    training diverged", "2    bad input", "130  interrupted"):
         assert code in text
 
@@ -99,6 +102,16 @@ def test_a_wrong_call_ends_with_2_and_a_hint(arguments: list[str]) -> None:
     done = lorac(*arguments)
     assert done.exit_code == 2
     assert "Usage:" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_a_full_disk_behind_standard_output() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lorac", "schema"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert done.returncode == 2
+    assert done.stderr == "lorac: the output: no space left on the disk; free some space\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -352,6 +365,11 @@ def add_picture(folder: Path) -> None:
         path.rename(folder / "pictures" / f"new{path.suffix}")
 
 
+def remove_picture(folder: Path) -> None:
+    for path in list((folder / "pictures").glob("絵 01.*")):
+        path.unlink()
+
+
 def comment(folder: Path) -> None:
     append('[output]\ncomment = "see my page"')
 
@@ -384,6 +402,15 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
             r"source\[pictures\] +changed +added: new.png",
             r"image\[pictures\] +1 of 4 to make +picture of source\[pictures\] changed \(1 of 4\)",
             r"caption\[pictures\] +1 of 4 to make +caption of source\[pictures\] changed \(1 of 4\)",
+            r"  tokens\[pictures\], latent\[pictures\], schedule, train, export, sample, report",
+        ],
+    ),
+    "one picture less": (
+        remove_picture,
+        [
+            r"source\[pictures\] +changed +removed: 絵 01.png",
+            r"image\[pictures\] +found +picture of source\[pictures\] changed \(1 removed\)",
+            r"caption\[pictures\] +found +caption of source\[pictures\] changed \(1 removed\)",
             r"  tokens\[pictures\], latent\[pictures\], schedule, train, export, sample, report",
         ],
     ),

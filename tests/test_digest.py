@@ -33,7 +33,7 @@ def manifest(**fields: Value) -> Manifest:
 
 
 def decoded(fields: deque[tuple[str, str]]) -> Any:
-    """Take the next value that `Manifest.field` wrote. That this can be written is the proof that nothing is ambiguous."""
+    """Take the next value that `Manifest.field` wrote. That this is possible proves that nothing is ambiguous."""
     name, text = fields.popleft()
     if not text.startswith("table of "):
         return parsed(text)
@@ -101,7 +101,7 @@ def test_the_key_is_the_hash_of_length_framed_fields() -> None:
     expected = hashlib.sha256(b"lorac key 1\0")
     for text in ("kind", '"image"', "ä", "7"):
         expected.update(len(text.encode()).to_bytes(8, "little") + text.encode())
-    assert manifest(**{"kind": "image", "ä": 7}).key() == expected.digest()
+    assert manifest(kind="image", ä=7).key() == expected.digest()
 
 
 @pytest.mark.parametrize(

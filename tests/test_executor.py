@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lorac.errors import InputError, Interrupted, LoracError, StoreError
 from lorac.graph.nodes import Graph, Input, Node, Shape, Take
 from lorac.store import blobs
 from lorac.store.blobs import Store
-from tests.fake_kinds import Bench, Fake, contents_of, evaluate, take
+from tests.fake_kinds import Bench, Fake, contents_of, evaluate, take, values, writing
 
 
 @pytest.fixture
@@ -40,10 +41,10 @@ def source(graph: Graph, recipe: str = "r", folder: str = "f") -> Node:
     return graph.add(Node(f"{recipe}:source", "source", {}, hints={"path": folder}))
 
 
-def pipeline(**params: Value) -> Graph:
+def pipeline(coarse: int = 0) -> Graph:
     """source → each → gpu → list → chain → one, as a real recipe has it."""
     graph = Graph()
-    each = add(graph, "each", {"x": take(source(graph))}, **params)
+    each = add(graph, "each", {"x": take(source(graph))}, coarse=coarse)
     gpu = add(graph, "gpu", {"x": take(each)})
     slices = add(graph, "list", {"x": take(each, Take.WHOLE, "b")})
     chain = add(graph, "chain", {"slice": take(slices), "latents": take(gpu, Take.WHOLE)})
@@ -67,7 +68,7 @@ def reopen(bench: Bench) -> None:
     bench.store = Store(bench.store.root)
 
 
-# -- hits, and what a change costs --------------------------------------------------------------------------------------
+# -- hits, and what a change costs -----------------------------------------------------------------------------------
 
 
 def test_everything_runs_once_and_then_never_again(bench: Bench) -> None:
@@ -154,7 +155,7 @@ def test_nodes_that_differ_in_anything_are_two(other: Node) -> None:
     assert len(graph.nodes) == 2 + 8
 
 
-# -- pools --------------------------------------------------------------------------------------------------------------
+# -- pools -----------------------------------------------------------------------------------------------------------
 
 
 def test_cpu_items_run_at_the_same_time_and_gpu_items_never(bench: Bench) -> None:
@@ -168,6 +169,7 @@ def test_cpu_items_run_at_the_same_time_and_gpu_items_never(bench: Bench) -> Non
 
     def alone(work: Work, item: Item) -> None:
         assert busy.acquire(blocking=False)
+        time.sleep(0.001)
         busy.release()
 
     bench.kinds["each"].before = lambda work, item: (meeting.wait(), None)[1]
@@ -176,7 +178,7 @@ def test_cpu_items_run_at_the_same_time_and_gpu_items_never(bench: Bench) -> Non
     assert bench.ran() == {"each": 12, "gpu": 36}
 
 
-# -- failures -----------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------------------------
 
 
 def test_all_bad_items_are_named_at_once_and_the_good_ones_are_kept(bench: Bench) -> None:
@@ -261,12 +263,12 @@ def test_a_bug_in_a_kind_keeps_its_traceback_and_what_was_made(bench: Bench) -> 
 
 @pytest.mark.parametrize("kind", ["each", "gpu", "list", "chain", "one"])
 def test_a_kind_that_says_nothing_of_an_item_is_a_bug(bench: Bench, kind: str) -> None:
-    with patch.object(Fake, "run", lambda self, work: iter(()) if self.NAME == kind else Fake_run(self, work)):
-        with pytest.raises(RuntimeError, match=f"the kind {kind} says nothing of its items"):
-            bench.run(pipeline())
-
-
-Fake_run = Fake.run
+    run = Fake.run
+    with (
+        patch.object(Fake, "run", lambda self, work: iter(()) if self.NAME == kind else run(self, work)),
+        pytest.raises(RuntimeError, match=f"the kind {kind} says nothing of its items"),
+    ):
+        bench.run(pipeline())
 
 
 def test_an_error_that_the_user_can_mend_is_told_once_with_its_exit_code(bench: Bench) -> None:
@@ -292,7 +294,7 @@ def test_a_disk_that_is_full_inside_a_kind_is_explained(bench: Bench) -> None:
     assert "gpu" not in bench.ran()
 
 
-# -- Ctrl-C -------------------------------------------------------------------------------------------------------------
+# -- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
 def interrupted(executor: Executor, after: int) -> None:
@@ -334,7 +336,7 @@ def test_ctrl_c_lets_the_item_in_work_save_itself(bench: Bench) -> None:
         state["found"] = kept.read_bytes() if kept else b""
         if not kept:
             assert work.cancelled.wait(10)
-            work.keep("snapshot", lambda path: path.write_bytes(b"step 7") and None)
+            work.keep("snapshot", writing(b"step 7"))
             raise Interrupted("saved")
 
     graph = Graph()
@@ -371,7 +373,7 @@ def test_a_second_ctrl_c_does_not_wait(bench: Bench) -> None:
 
 def test_scratch_survives_failures_and_goes_when_the_item_is_made(bench: Bench) -> None:
     def fail(work: Work, item: Item) -> None:
-        work.keep("snapshot", lambda path: path.write_bytes(b"x") and None)
+        work.keep("snapshot", writing(b"x"))
         raise StoreError("later")
 
     graph = pipeline()
@@ -408,7 +410,7 @@ def test_scratch_of_links_that_a_killed_build_finished_goes_too(bench: Bench) ->
     assert len(list((bench.store.root / "scratch").iterdir())) == 1
 
 
-# -- lost and damaged bytes ---------------------------------------------------------------------------------------------
+# -- lost and damaged bytes ------------------------------------------------------------------------------------------
 
 
 def lose(bench: Bench, *values: bytes) -> None:
@@ -468,18 +470,25 @@ def test_many_damaged_blobs_are_one_repair(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("damage", [lose, lambda bench, value: corrupt(bench, [value])])
-@pytest.mark.parametrize("kind", ["source", "each", "gpu", "list", "chain"])
+@pytest.mark.parametrize(
+    ("kind", "reader"), [("source", "each"), ("each", "gpu"), ("gpu", "chain"), ("list", "chain"), ("chain", "one")]
+)
 @pytest.mark.parametrize("output", ["a", "b"])
-def test_a_lost_column_is_made_again_without_its_items(bench: Bench, kind: str, output: str, damage: Any) -> None:
+def test_a_lost_column_is_made_again_without_its_items(
+    bench: Bench, kind: str, reader: str, output: str, damage: Any
+) -> None:
     graph = pipeline()
     results = bench.run(graph)
     damage(bench, column(bench, results, kind, output)[0])
-    for fake in bench.kinds.values():
-        fake.VERSION = 2 if fake.NAME != kind else 1
+    bench.kinds[reader].VERSION = 2
     executor = bench.executor(graph)
+    bench.kinds[kind if kind in bench.kinds else "one"].ran.clear()
     executor.run()
-    assert executor.ensure({n: list(r.outputs.values()) for n, r in executor.results.items()} | {}) or executor.run()
+    columns = {node: list(result.outputs.values()) for node, result in executor.results.items()}
+    assert executor.ensure(columns) or executor.run()
     assert_right(bench, graph, executor.results)
+    if kind in ("each", "gpu", "chain"):
+        assert bench.kinds[kind].ran == []
 
 
 def test_a_lost_name_of_a_source_is_put_back(bench: Bench) -> None:
@@ -535,9 +544,12 @@ def test_what_comes_out_different_when_it_is_made_again_is_used_everywhere(bench
     assert bench.ran() == {"gpu": 1, "each": 1, "one": 1}
 
 
-def other_values(code: Any, *args: Any) -> Any:
-    made = _values(code, *args)
-    return [{output: b"other" + data for output, data in made[0].items()}] if code[0] == "gpu" else made
+def other_values(code: tuple[str, int], *arguments: Any) -> list[dict[str, bytes]] | str:
+    """What the kinds make, but for the gpu kind, which makes something else than the time before."""
+    made = values(code, *arguments)
+    if code[0] != "gpu" or isinstance(made, str):
+        return made
+    return [{output: b"other" + data for output, data in made[0].items()}]
 
 
 def assert_right_for(bench: Bench, graph: Graph, results: dict[Node, Any]) -> None:
@@ -546,12 +558,31 @@ def assert_right_for(bench: Bench, graph: Graph, results: dict[Node, Any]) -> No
     gpu, slow, one = (found[node] for node in graph.nodes[1:])
     assert [data.startswith(b"other") for data in gpu["a"]] == [True, False, False, False, False]
     for made, data in zip(gpu["a"], slow["a"], strict=True):
-        assert _values(("each", 1), {}, {}, {}, {}, {"x": made}, Shape.EACH)[0]["a"] == data  # type: ignore[index]
-    expected = _values(("one", 2), {}, {}, {}, {"x": gpu["a"], "y": slow["a"]}, {}, Shape.ONE)
+        assert values(("each", 1), {}, {}, {}, {}, {"x": made}, Shape.EACH)[0]["a"] == data  # type: ignore[index]
+    expected = values(("one", 2), {}, {}, {}, {"x": gpu["a"], "y": slow["a"]}, {}, Shape.ONE)
     assert expected[0]["a"] == one["a"][0]  # type: ignore[index]
 
 
-from tests.fake_kinds import values as _values  # noqa: E402
+def test_what_a_kind_kept_in_memory_is_gone_after_a_repair(bench: Bench) -> None:
+    """Training keeps the base and the latents between links; after a repair they may be others."""
+    graph = pipeline()
+    results = bench.run(graph)
+    corrupt(bench, column(bench, results, "gpu")[1])
+    bench.kinds["chain"].VERSION = 2
+    bench.world.folders["f"]["5.png"] = b"so that there is more than one link"
+    sessions: list[dict[str, Any]] = []
+    run = Fake.run
+
+    def remembering(self: Fake, work: Work) -> Iterable[Made | Failed]:
+        if self.NAME == "chain":
+            sessions.append(dict(work.session))
+            work.session["seen"] = len(sessions)
+        return run(self, work)
+
+    with patch.object(Fake, "run", remembering):
+        assert_right(bench, graph, bench.run(graph))
+    assert sessions[:2] == [{}, {}]
+    assert sessions[2:] == [{"seen": number} for number in range(2, len(sessions))]
 
 
 def test_two_nodes_that_miss_the_same_bytes_at_the_same_time(bench: Bench) -> None:
@@ -578,7 +609,7 @@ def test_two_nodes_that_miss_the_same_bytes_at_the_same_time(bench: Bench) -> No
 
 
 def test_a_late_piece_of_an_earlier_try_is_not_taken_for_the_new_one(bench: Bench) -> None:
-    """The folder changes while a repair scans it again: item 0 is then another picture, and the old piece's item 0 arrives."""
+    """The folder changes while a repair scans it; then item 0 is another picture, and an old piece sends item 0."""
     graph = Graph()
     add(graph, "each", {"x": take(source(graph))})
     results = bench.run(graph)
@@ -626,7 +657,7 @@ def test_an_unknown_error_class_is_not_swallowed(bench: Bench) -> None:
     class Strange(LoracError):
         pass
 
-    def fail(work: Work, item: Item) -> Iterator[Made | Failed]:
+    def fail(work: Work, item: Item) -> None:
         raise Strange("strange")
 
     bench.kinds["one"].before = fail

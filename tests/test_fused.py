@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.lora import LoRANetwork
-from lorac.train.attention import attend, attend_backward, columns, heads, rows, unheads
-from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample
+from lorac.train.attention import attend, attend_backward, join_heads, split_heads
+from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample, Patches
 from lorac.train.optimiser import Optimiser
 from lorac.train.slices import Sample, Step
 from lorac.train.step import Trainer
@@ -93,19 +93,21 @@ def frozen(module: nn.Module) -> Any:
 def test_resnet(outputs: int, size: tuple[int, int]) -> None:
     module = frozen(Resnet(8, outputs, groups=4, eps=1e-5, time_channels=12))
     x = torch.randn(2, 8, *size, dtype=torch.float64)
-    check(module, FusedResnet(module), x, torch.randn(2, outputs, 1, 1, dtype=torch.float64))
+    check(module, FusedResnet(module, Patches()), x, torch.randn(2, outputs, 1, 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
 def test_convolution(stride: int, size: tuple[int, int]) -> None:
     module = frozen(nn.Conv2d(3, 5, 3, stride=stride, padding=1))
-    check(module, FusedConvolution(module), torch.randn(2, 3, *size, dtype=torch.float64))
+    check(module, FusedConvolution(module, Patches()), torch.randn(2, 3, *size, dtype=torch.float64))
 
 
 def test_upsample() -> None:
     module = frozen(Upsample(3))
-    check(lambda x: module(x, (6, 4)), FusedUpsample(module.conv), torch.randn(2, 3, 3, 2, dtype=torch.float64))
+    check(
+        lambda x: module(x, (6, 4)), FusedUpsample(module.conv, Patches()), torch.randn(2, 3, 3, 2, dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -121,22 +123,25 @@ def test_attention(batch: int, causal: bool) -> None:
     gradient = torch.randn_like(expected)
     expected_gradients = torch.autograd.grad(expected, (q, k, v), gradient)
     with torch.no_grad():
-        output, p = attend(q, k, v, mask)
+        scaled = q.clone()
+        output, p = attend(scaled, k, v, mask)
         ours = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        attend_backward(gradient, q, k, v, p, ours)
+        attend_backward(gradient, scaled, k, v, p, ours)
     torch.testing.assert_close(output, expected)
     for mine, theirs in zip(ours, expected_gradients, strict=True):
         torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_heads_and_rows_are_inverses_of_their_kind(batch: int) -> None:
-    x_BCL = torch.randn(batch, 24, 5)
-    parts = heads(x_BCL, 3, 2)
+def test_heads_are_split_and_joined_by_their_definition(batch: int) -> None:
+    x_OR = torch.randn(24, batch * 5)
+    parts = split_heads(x_OR, 3, 2, batch)
     assert [part.shape for part in parts] == [(batch * 2, 4, 5)] * 3
-    assert torch.equal(unheads(torch.stack(parts), batch), x_BCL)
-    weight, x_RI = torch.randn(24, 6), torch.randn(batch * 5, 6)
-    torch.testing.assert_close(rows(columns(weight, x_RI, batch)), x_RI @ weight.T)
+    for picture in range(batch):
+        for head in range(2):
+            ours = parts[1][picture * 2 + head]
+            assert torch.equal(ours, x_OR[8 + 4 * head : 12 + 4 * head, 5 * picture : 5 * picture + 5])
+    assert torch.equal(join_heads(torch.stack(parts), batch), x_OR)
 
 
 def test_the_helper_thread_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:

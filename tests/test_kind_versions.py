@@ -1,8 +1,9 @@
 """A kind whose code changes must get a new VERSION, or a written reason why its bytes stay the same.
 
-`tests/kind_versions.json` records, for each kind, its VERSION and the digest of the code that makes its bytes. Comments,
-docstrings and formatting do not count. After a change that can alter the output: raise VERSION in the kind's module.
-After one that cannot: write why under "waiver". Then run `python -m tests.test_kind_versions` to record the new digest.
+`tests/kind_versions.json` records, for each kind, its VERSION and the digest of the code that makes its bytes.
+Comments, docstrings and formatting do not count. After a change that can alter the output: raise VERSION in the
+kind's module. After one that cannot: write why under "waiver". Then run `python -m tests.test_kind_versions` to record
+the new digest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from lorac.kinds.registry import KINDS, SCANNERS
 ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).with_name("kind_versions.json")
 
+MODEL = ["sd/lora.py", "sd/lora_names.py", "sd/unet.py", "sd/blocks.py", "sd/layers.py", "sd/clip.py", "sd/noise.py"]
+TRAIN = ["attention", "fused", "fused_resnet", "fused_text", "fused_unet", "gradients", "loop", "loss_scale", "norms"]
+SCHEDULE = ["schedule", "slices", "lr"]
 SOURCES = {
     "source": ["kinds/source.py", "listing.py"],
     "base": ["kinds/base.py"],
@@ -25,18 +29,27 @@ SOURCES = {
     "caption": ["kinds/caption.py", "captions.py"],
     "tokens": ["kinds/tokens.py", "sd/tokenizer.py", "captions.py"],
     "latent": ["kinds/latent.py", "sd/vae.py", "sd/blocks.py", "sd/safetensors.py"],
-    "schedule": ["kinds/schedule.py", "train/schedule.py", "train/slices.py", "train/lr.py", "recipe/arithmetic.py", "rng.py"],
+    "schedule": ["kinds/schedule.py", "recipe/arithmetic.py", "rng.py", *(f"train/{name}.py" for name in SCHEDULE)],
     "train": [
-        "kinds/train.py", "train/step.py", "train/loop.py", "train/loss_scale.py", "sd/lora.py", "sd/unet.py", "sd/blocks.py",
-        "sd/layers.py", "sd/clip.py", "sd/noise.py", "sd/safetensors.py", "rng.py",
+        "kinds/train.py",
+        *(f"train/{name}.py" for name in (*TRAIN, "helper", "optimiser", "step")),
+        *MODEL,
+        "../kernels/geglu.py",
+        "sd/safetensors.py",
+        "rng.py",
     ],
     "export": ["kinds/export.py", "export.py", "sd/safetensors.py"],
     "sample": [
-        "kinds/sample.py", "sd/sampler.py", "sd/lora.py", "sd/unet.py", "sd/blocks.py", "sd/layers.py", "sd/clip.py", "sd/vae.py",
-        "sd/noise.py", "sd/tokenizer.py", "rng.py",
+        "kinds/sample.py",
+        *MODEL,
+        "../kernels/geglu.py",
+        "sd/sampler.py",
+        "sd/vae.py",
+        "sd/tokenizer.py",
+        "rng.py",
     ],
     "report": ["kinds/report.py", "report"],
-}  # fmt: skip
+}
 
 
 def code_digest(kind: str) -> str:
@@ -95,5 +108,8 @@ EXEMPT = {
 
 if __name__ == "__main__":
     waivers = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
-    record = {name: {**now, **{k: v for k, v in waivers.get(name, {}).items() if k == "waiver"}} for name, now in current().items()}
+    record = {
+        name: {**now, **{k: v for k, v in waivers.get(name, {}).items() if k == "waiver"}}
+        for name, now in current().items()
+    }
     RECORD.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -131,7 +131,7 @@ def test_many_processes_may_make_the_ledger_at_once(tmp_path: Path) -> None:
         assert sorted(numbers) == list(range(1, 9))
 
 
-# -- damage -------------------------------------------------------------------------------------------------------------
+# -- damage ----------------------------------------------------------------------------------------------------------
 
 
 def other_format(path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_damaged_row_is_an_unknown_action(ledger: Ledger, value: Any) -> None:
     assert last is None or last.manifest.fields == []
 
 
-# -- refusals -----------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_is_explained_and_nothing_of_the_transaction_stays(ledger: Ledger) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from lorac.engine import events
 from lorac.engine.build import build
+from lorac.engine.resolve import split
 from lorac.errors import InputError, StoreError
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.store import files
@@ -66,7 +67,11 @@ def expected(bench: Bench, graph: Graph, recipe: str) -> dict[str, bytes]:
     found = evaluate(graph, bench.world, bench.kinds)[0]
     each, one = (output.value.node for output in graph.outputs if output.recipe == recipe and "-" not in output.file)
     *others, last = found[each]["a"]
-    return {f"{recipe}.a": last, **{f"{recipe}-{n + 1}.a": data for n, data in enumerate(others)}, "one.b": found[one]["b"][0]}
+    return {
+        f"{recipe}.a": last,
+        **{f"{recipe}-{n + 1}.a": data for n, data in enumerate(others)},
+        "one.b": found[one]["b"][0],
+    }
 
 
 def reopen(bench: Bench) -> None:
@@ -91,7 +96,9 @@ def test_build_json_says_what_is_there(bench: Bench, tmp_path: Path) -> None:
     run(bench, tmp_path, graph_of("r"))
     facts = json.loads((tmp_path / "r" / "build.json").read_text("utf-8"))
     assert (facts["runs"], facts["hits"]) == (5, 0)
-    files_there = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in contents(tmp_path / "r").items()}
+    files_there = {
+        name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in contents(tmp_path / "r").items()
+    }
     assert facts["outputs"] == files_there
     run(bench, tmp_path, graph_of("r"))
     facts = json.loads((tmp_path / "r" / "build.json").read_text("utf-8"))
@@ -117,7 +124,15 @@ def test_files_that_are_no_longer_made_go_unless_they_were_edited(bench: Bench, 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"outputs": []}', '{"outputs": {"../x": {"sha256": "%s"}}}', '{"outputs": {"one.b": {"sha256": "zz"}}}'],
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"outputs": []}',
+        '{"outputs": {"../x": {"sha256": "%s"}}}',
+        '{"outputs": {"one.b": {"sha256": "zz"}}}',
+    ],
 )
 def test_a_build_json_that_somebody_edited_does_no_harm(bench: Bench, tmp_path: Path, text: str) -> None:
     (tmp_path / "x").write_bytes(b"not ours")
@@ -129,7 +144,7 @@ def test_a_build_json_that_somebody_edited_does_no_harm(bench: Bench, tmp_path: 
     assert (tmp_path / "x").read_bytes() == b"not ours"
 
 
-# -- lost blobs ---------------------------------------------------------------------------------------------------------
+# -- lost blobs ------------------------------------------------------------------------------------------------------
 
 
 def flip(path: Path) -> None:
@@ -178,7 +193,7 @@ def test_a_ledger_that_is_damaged_inside_is_replaced_in_the_same_build(bench: Be
     assert bench.events[-1].ran == 0
 
 
-# -- failures -----------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -240,6 +255,67 @@ def test_a_killed_build_leaves_no_litter_for_ever(bench: Bench, tmp_path: Path) 
         os.utime(path, (old, old))
     run(bench, tmp_path, graph)
     assert not any(path.exists() for path in litter)
+
+
+class PowerCut(BaseException):
+    """Nothing runs after it."""
+
+
+class Machine:
+    """A computer whose power fails at its `left`-th flush or rename, and which wrote to the disk what it had to."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.flushed: set[int] = set()
+        self._fsync, self._replace = os.fsync, os.replace
+
+    def fsync(self, handle: int) -> None:
+        self._step()
+        self._fsync(handle)
+        self.flushed.add(os.fstat(handle).st_ino)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._step()
+        self._replace(source, target)
+        self.flushed.discard(target.parent.stat().st_ino)
+
+    def _step(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise PowerCut
+
+    def restart(self, folder: Path) -> None:
+        """Renames are gone if their folder was not flushed after them, contents if their file was not flushed."""
+        for path in folder.glob("*/*"):
+            if path.parent.stat().st_ino not in self.flushed and os.name != "nt":
+                path.unlink()
+            elif path.stat().st_ino not in self.flushed:
+                path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_a_power_cut_at_any_flush_or_rename_costs_only_what_was_not_recorded(tmp_path: Path, first: int) -> None:
+    """The method of SQLite's test6.c: what the ledger promises is there; its loss would be noticed, but cost hours."""
+    for number in range(first, 60, 4):
+        bench = Bench(tmp_path / f"store {number}")
+        bench.world.folders = {"f": {f"{index}.png": b"picture %d" % index for index in range(3)}}
+        graph, out, machine = graph_of("r"), tmp_path / f"out {number}", Machine(number)
+        with patch.object(os, "fsync", machine.fsync), patch.object(os, "replace", machine.replace):
+            try:
+                run(bench, out, graph)
+            except PowerCut:
+                pass
+        reopen(bench)
+        machine.restart(bench.store.root / "cas")
+        for (promised,) in bench.store.ledger._db.execute("SELECT outputs FROM action").fetchall():
+            assert bench.store.damaged(split(promised)) == set()
+        run(bench, out, graph)
+        assert contents(out / "r") == expected(bench, graph, "r")
+        bench.store.close()
+        if machine.left > 0:
+            break
+    else:
+        pytest.fail("it never ends")
 
 
 def test_a_second_build_waits_and_then_finds_everything(bench: Bench, tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     from lorac import errors
 
     table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", README, re.MULTILINE))
-    codes = {error.exit_code for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "exit_code")}
+    codes = {
+        error.exit_code for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "exit_code")
+    }
     assert {int(code) for code in table} == codes | {0}
 
 

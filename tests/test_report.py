@@ -292,6 +292,16 @@ def test_regularisation_pictures_are_folded_and_at_most_sixty() -> None:
     assert "… and 340 more." in document.text_of("p")
 
 
+def test_of_many_pictures_two_hundred_are_shown_and_all_are_counted() -> None:
+    shown = [Picture("many", f"{i}.png", "1girl, hat", 8, 8, png(8, 8)) for i in range(200)]
+    rest = [Picture("many", f"{i}.png", "1girl, shoes", 0, 0, b"") for i in range(200, 1250)]
+    document = Document(page(report(pictures=[*shown, *rest], folders=[Folder("many", 1, False, 1250)], rows=[])))
+    assert document.attributes("img", "alt") == [f"{i}.png" for i in range(200)]
+    assert "… and 1,050 more." in document.text_of("p")
+    counts = [text for parent, text in document.texts if parent == "span" and text.replace(",", "").isdigit()]
+    assert counts == ["1,250", "1,050", "200"]
+
+
 def test_settings_leave_out_what_has_no_value() -> None:
     settings = {
         "sample": {"prompts": ("a", "b"), "width": None, "negative": "", "seed": 23},

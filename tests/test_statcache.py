@@ -60,7 +60,9 @@ def look(store: Store, *paths: Path) -> tuple[list[bytes], int]:
     return found, ingest.call_count
 
 
-def test_a_known_file_is_not_read_again_and_its_bytes_are_in_the_store(store: Store, picture: Path, clock: Clock) -> None:
+def test_a_known_file_is_not_read_again_and_its_bytes_are_in_the_store(
+    store: Store, picture: Path, clock: Clock
+) -> None:
     assert look(store, picture) == ([digest(b"first")], 1)
     assert look(store, picture) == ([digest(b"first")], 0)
     assert store.read(digest(b"first")) == b"first"

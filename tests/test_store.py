@@ -17,8 +17,9 @@ import pytest
 
 from lorac.digest import Digest, digest
 from lorac.errors import StoreError
-from lorac.store import blobs, files
+from lorac.store import files
 from lorac.store.blobs import ROW_LIMIT, BlobMissing, Store
+from tests.fake_kinds import writing
 
 SMALL, LARGE = b"small", b"large" * ROW_LIMIT
 
@@ -51,7 +52,7 @@ def assert_whole(store: Store) -> None:
         assert path.relative_to(store.root / "cas").as_posix().replace("/", "") == digest(path.read_bytes()).hex()
 
 
-# -- reading and writing ------------------------------------------------------------------------------------------------
+# -- reading and writing ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, ROW_LIMIT, ROW_LIMIT + 1, 3 * 2**20 + 5])
@@ -88,7 +89,7 @@ def test_nothing_that_is_there_is_written_again(store: Store) -> None:
     assert store.file(name).stat().st_mtime_ns == written.st_mtime_ns
 
 
-# -- damage -------------------------------------------------------------------------------------------------------------
+# -- damage ----------------------------------------------------------------------------------------------------------
 
 
 def flip(data: bytes) -> bytes:
@@ -177,7 +178,7 @@ def change(store: Store, query: str, value: Any) -> None:
         store.ledger._db.execute(query, (value,))
 
 
-# -- the user's files ---------------------------------------------------------------------------------------------------
+# -- the user's files ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE])
@@ -219,14 +220,14 @@ def test_a_source_that_cannot_be_read_is_not_the_stores_fault(store: Store, tmp_
     assert_whole(store)
 
 
-# -- what actions keep --------------------------------------------------------------------------------------------------
+# -- what actions keep -----------------------------------------------------------------------------------------------
 
 
 def test_what_an_action_keeps_is_found_by_it_alone_and_replaced(store: Store) -> None:
     key, other = digest(b"key"), digest(b"other")
     assert store.kept(key, "snapshot") is None
     for data in (b"first", b"second"):
-        store.keep(key, "snapshot", lambda path, data=data: path.write_bytes(data))  # type: ignore[misc]
+        store.keep(key, "snapshot", writing(data))
         kept = again(store).kept(key, "snapshot")
         assert kept is not None
         assert kept.read_bytes() == data
@@ -240,7 +241,7 @@ def test_what_an_action_keeps_is_found_by_it_alone_and_replaced(store: Store) ->
 
 def test_a_kept_file_that_changed_is_not_used(store: Store) -> None:
     key = digest(b"key")
-    store.keep(key, "snapshot", lambda path: path.write_bytes(b"state") and None)
+    store.keep(key, "snapshot", writing(b"state"))
     (path,) = all_files(store.root)
     path.write_bytes(b"statE")
     assert store.kept(key, "snapshot") is None
@@ -249,7 +250,7 @@ def test_a_kept_file_that_changed_is_not_used(store: Store) -> None:
 
 def test_a_failed_keep_leaves_the_one_before(store: Store) -> None:
     key = digest(b"key")
-    store.keep(key, "snapshot", lambda path: path.write_bytes(b"good") and None)
+    store.keep(key, "snapshot", writing(b"good"))
 
     def half(path: Path) -> None:
         path.write_bytes(b"ba")
@@ -272,7 +273,7 @@ def test_temporary_files_of_killed_processes_are_swept(store: Store) -> None:
     assert all_files(store.root) == sorted([mine, young])
 
 
-# -- a full disk, and other refusals ------------------------------------------------------------------------------------
+# -- a full disk, and other refusals ---------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -322,7 +323,7 @@ def verbs(store: Store, tmp_path: Path) -> dict[str, Callable[[], object]]:
     return {
         "put": lambda: put(store, LARGE),
         "ingest": lambda: store.ingest(tmp_path / "source"),
-        "keep": lambda: store.keep(digest(b"key"), "snapshot", lambda path: path.write_bytes(LARGE) and None),
+        "keep": lambda: store.keep(digest(b"key"), "snapshot", writing(LARGE)),
         "write": lambda: files.write(tmp_path / "build.json", LARGE),
         "stage": lambda: files.stage(LARGE, tmp_path / "output"),
     }
@@ -399,11 +400,10 @@ def test_a_store_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     assert error.value.exit_code == 2
 
 
-def test_blobs_reads_by_rows_in_one_query_each_500(store: Store) -> None:
+def test_many_rows_are_read_at_once(store: Store) -> None:
     """1200 small blobs are read with three queries, not with 1200."""
     names = put(store, *(b"%d" % number for number in range(1200)))
     queries: list[str] = []
     store.ledger._db.set_trace_callback(queries.append)
     assert set(store.read_many(names).values()) == {b"%d" % number for number in range(1200)}
     assert len(queries) == 3
-    assert blobs.ROW_LIMIT == ROW_LIMIT

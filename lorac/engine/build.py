@@ -93,7 +93,9 @@ def build(
     finished(True)
 
 
-def _run(executor: Executor, recipes: list[str], out: Path) -> tuple[dict[str, list[outputs.Wanted]], LoracError | None]:
+def _run(
+    executor: Executor, recipes: list[str], out: Path
+) -> tuple[dict[str, list[outputs.Wanted]], LoracError | None]:
     """Run until the store has every blob that must be written: (files of the complete recipes, what went wrong)."""
     store, results = executor.store, executor.results
     while True:
@@ -117,12 +119,11 @@ def _run(executor: Executor, recipes: list[str], out: Path) -> tuple[dict[str, l
 
 def _complete(executor: Executor, recipes: list[str]) -> dict[str, list[Output]]:
     """The outputs of those recipes that have all their results: after a failure with -k, not all have."""
-    outputs_of = {recipe: [output for output in executor.graph.outputs if output.recipe == recipe] for recipe in recipes}
-    return {
-        recipe: own
-        for recipe, own in outputs_of.items()
-        if all(output.value.node in executor.results for output in own)
-    }
+    outputs_of: dict[str, list[Output]] = {recipe: [] for recipe in recipes}
+    for output in executor.graph.outputs:
+        outputs_of[output.recipe].append(output)
+    results = executor.results
+    return {name: own for name, own in outputs_of.items() if all(output.value.node in results for output in own)}
 
 
 def _grouped(pairs: Iterable[tuple[Node, Digest]]) -> dict[Node, set[Digest]]:

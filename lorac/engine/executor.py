@@ -4,11 +4,11 @@ The main thread alone decides, looks up and stores; worker threads only run kind
 A node goes WAITING → RUNNING → DONE, or FAILED, or SKIPPED because something before it failed. Kinds of the "cpu" pool
 run in several pieces at once, kinds of the "gpu" pool (all that use torch) one at a time.
 
-What a kind has yielded is committed before anything else happens to it, so a crash, an error or Ctrl-C loses at most the
-item in work; an action that was begun keeps its `scratch` folder for the next try.
+What a kind has yielded is committed before anything else happens to it, so a crash, an error or Ctrl-C loses at most
+the item in work; an action that was begun keeps its `scratch` folder for the next try.
 
-Bytes that the store has lost are made again: the node that promised them is set back to WAITING (see `_repair`). Workers
-may still be busy with what they were given before; every message therefore carries the look-up that it belongs to.
+Bytes that the store has lost are made again: the node that promised them is set back to WAITING (see `_repair`).
+Workers may still be busy with what they were given before; so every message carries the look-up that it belongs to.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Executor:
         self._build = 0
         self._outside: set[Digest] = set()  # digests of files that are read from where they are
 
-    # -- the story ------------------------------------------------------------------------------------------------------
+    # -- the story ---------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[Node, Result]:
         """Bring every node of the graph up to date."""
@@ -218,7 +218,7 @@ class Executor:
         self._done(node, result)
         self._remember(node, progress.look, 0, len(result.names) or 1)
 
-    # -- running a kind -------------------------------------------------------------------------------------------------
+    # -- running a kind ----------------------------------------------------------------------------------------------
 
     def _submit(self, node: Node, look: Lookup) -> None:
         """Give the missing items to workers; of a chain the next one, because later keys need its outputs."""
@@ -273,7 +273,7 @@ class Executor:
         except BaseException as error:  # handed to the main thread, which raises or reports it
             self._queue.put(_Message(node, look, _Ended(error)))
 
-    # -- what workers send ----------------------------------------------------------------------------------------------
+    # -- what workers send -------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         """Take everything that has arrived, store it in one transaction, then act on it."""
@@ -357,7 +357,7 @@ class Executor:
         else:
             self._submit(node, look)
 
-    # -- endings --------------------------------------------------------------------------------------------------------
+    # -- endings -----------------------------------------------------------------------------------------------------
 
     def _finish(self, node: Node, look: Lookup) -> None:
         """Every item is there: make the node's columns, remember its trace, and say what it took."""
@@ -429,7 +429,7 @@ class Executor:
         else:
             raise error
 
-    # -- lost bytes -----------------------------------------------------------------------------------------------------
+    # -- lost bytes --------------------------------------------------------------------------------------------------
 
     def _repair(self, node: Node, lost: set[Digest]) -> None:
         """An input's bytes are gone or damaged: set back the nodes that promised them, and wait for them."""
@@ -477,7 +477,7 @@ class Executor:
                 damaged |= set(split(self.store.read(column))) & lost
         return damaged
 
-    # -- stopping -------------------------------------------------------------------------------------------------------
+    # -- stopping ----------------------------------------------------------------------------------------------------
 
     def _wind_down(self, warning: str = "") -> None:
         """Let the workers save what they have, and store what they made."""

@@ -95,7 +95,7 @@ class Kind(Described, Protocol):
 
     @property
     def POOL(self) -> str:  # noqa: N802
-        """"cpu" (many at once) or "gpu" (one at a time: whatever uses torch)."""
+        """ "cpu" (many at once) or "gpu" (one at a time: whatever uses torch)."""
 
     def run(self, work: Work) -> Iterable[Made | Failed]: ...
 

@@ -18,7 +18,6 @@ from lorac.engine.protocol import Item, Kind
 from lorac.graph.nodes import Node, Shape, Take
 from lorac.store.blobs import BlobMissing, Store
 
-
 ENDS = {Take.FIRST: 0, Take.LAST: -1}
 """Which item of a column is taken."""
 
@@ -71,7 +70,7 @@ class Lookup:
 
 
 def look_up(node: Node, kind: Kind, results: Mapping[Node, Result], store: Store) -> Lookup:
-    """Compute the node's key and find what is built. Raises BlobMissing when an input's column is gone."""
+    """Compute the node's key and find what is built. Raises BlobMissing when a column is gone."""
     manifest = Manifest()
     manifest.field("kind", kind.NAME)
     manifest.field("version", kind.VERSION)
@@ -124,10 +123,7 @@ def _known_result(key: Digest, kind: Kind, names: Sequence[str], store: Store) -
         return None
     outputs = dict(zip(kind.OUTPUTS, action.digests(), strict=True))
     if kind.SHAPE is Shape.LIST:
-        try:
-            names = numbers(len(store.read(action.digests()[0])) // 32)
-        except BlobMissing:
-            return None
+        names = numbers(len(store.read(action.digests()[0])) // 32)
     return Result(outputs, names)
 
 
@@ -157,7 +153,7 @@ def link(item: Item, kind: Kind, previous: bytes) -> Item:
 
 
 def follow_chain(look: Lookup, kind: Kind, store: Store) -> None:
-    """Find the items of a chain up to the first that must be made; that one's key is then known, later ones' are not."""
+    """Find the items of a chain up to the first that must be made; that one's key is then known, too."""
     while (index := len(look.item_keys)) < look.total:
         if index:
             previous = look.found[index - 1]

@@ -41,7 +41,12 @@ def _mermaid(graph: Graph) -> str:
 
 def _json(graph: Graph) -> str:
     nodes = [
-        {"names": graph.names[node], "kind": node.kind, "params": dict(node.params), "items": [dict(i) for i in node.items]}
+        {
+            "names": graph.names[node],
+            "kind": node.kind,
+            "params": dict(node.params),
+            "items": [dict(i) for i in node.items],
+        }
         for node in graph.nodes
     ]
     edges = [{"from": start, "to": end, "outputs": outputs.split(", ")} for start, end, outputs in _edges(graph)]

@@ -269,7 +269,7 @@ class _Lowering:
         return self._add("report", params, inputs)
 
     def _settings(self) -> dict[str, Value]:
-        """The recipe's sections that say how a LoRA is made, without the base's path: where a file lies changes nothing."""
+        """The recipe's sections that say how a LoRA is made; of the base's path only the name counts."""
         train = msgspec.to_builtins(self.recipe.train)
         return {
             "network": msgspec.to_builtins(self.recipe.network),
@@ -288,4 +288,3 @@ class _Lowering:
 
     def _clip_skip(self) -> int:
         return self.recipe.train.clip_skip or self.facts.clip_skip
-

@@ -68,7 +68,12 @@ def recipe_of(params: Mapping[str, Any]) -> Recipe:
 
 
 def _facts(
-    work: Work, recipe: Recipe, part: Slice, summary: Summary, folders: list[Folder], buckets: Mapping[tuple[int, int], int]
+    work: Work,
+    recipe: Recipe,
+    part: Slice,
+    summary: Summary,
+    folders: list[Folder],
+    buckets: Mapping[tuple[int, int], int],
 ) -> Facts:
     from lorac.export import Facts
 
@@ -111,5 +116,3 @@ def _buckets(work: Work) -> dict[tuple[int, int], int]:
             width, height = work.read(digest).split(b"x")
             counts[int(width), int(height)] += pictures * folder["repeats"]
     return dict(counts)
-
-

@@ -21,8 +21,8 @@ def run(work: Work) -> Iterable[Made | Failed]:
     import torch
 
     from lorac.kinds import weights
-    from lorac.sd.safetensors import serialise
     from lorac.sd.device import pick
+    from lorac.sd.safetensors import serialise
 
     device = pick()
     vae = weights.vae(work.open(work.shared["vae"])).to(device.name).requires_grad_(False)

@@ -46,7 +46,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
 def _subset(work: Work, number: int, repeats: int, regularisation: bool) -> Subset:
     from lorac.train.schedule import Item, Subset
 
-    decode = msgspec.json.Decoder(list[tuple[list[int], list[int]]]).decode
+    decode = msgspec.json.Decoder(tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]).decode
     buckets, tokens = work.columns[f"bucket.{number}"], work.columns[f"tokens.{number}"]
     blobs = work.read_many([*buckets, *tokens])
     known: dict[Digest, Item] = {}

@@ -1,6 +1,6 @@
 """A final caption becomes CLIP's token numbers, tag by tag, so that shuffling tags never tokenises again.
 
-BPE never joins pieces across white space, so the tokens of "a, b, c" are those of "a,", "b," and "c" one after the other.
+BPE never joins pieces across white space, so the tokens of "a, b, c" are those of "a,", "b," and "c" in turn.
 The output is JSON: for each tag [tokens of "tag,", tokens of "tag"].
 """
 

@@ -48,7 +48,7 @@ def chunk(ids: Sequence[int], max_token_length: int = 75) -> list[list[int]]:
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token → id, and the merges in order of priority, from `openai-clip`'s data file."""
-    lines = gzip.decompress(_vocabulary_file().read_bytes()).decode("utf-8").split("\n")
+    lines = gzip.decompress(_vocabulary_file().read_bytes()).decode("utf-8").split("\n", _MERGES + 1)
     merges = [(a, b) for a, b in (line.split() for line in lines[1 : _MERGES + 1])]
     letters = _byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), *_SPECIAL]

@@ -67,7 +67,8 @@ class GEGLU(nn.Module):
         self.proj = Linear(inputs, 2 * outputs)
 
     def forward(self, x_BLC: Tensor) -> Tensor:
-        return geglu(self.proj(x_BLC))
+        y_BLC: Tensor = geglu(self.proj(x_BLC))
+        return y_BLC
 
 
 class FeedForward(nn.Module):

@@ -57,7 +57,7 @@ class Store:
         """Delete the temporary files of killed processes."""
         files.sweep(self.root / "tmp")
 
-    # -- what an unfinished action keeps --------------------------------------------------------------------------------
+    # -- what an unfinished action keeps -----------------------------------------------------------------------------
 
     def scratch(self, key: Digest) -> Path:
         """A folder that an action may use, and finds again after a crash; `drop_scratch` removes it."""
@@ -68,7 +68,7 @@ class Store:
         return key.hex()[:32]
 
     def keep(self, key: Digest, name: str, write: Callable[[Path], None]) -> None:
-        """Put a file into an action's scratch folder in one step; `write` fills it. It replaces the one of that name."""
+        """Put a file into an action's scratch folder in one step; `write` fills it. Replaces the one of that name."""
         folder = self.scratch(key)
         temporary = files.temporary(folder)
         with files.removed_on_error(temporary), files.explained(folder):
@@ -98,7 +98,7 @@ class Store:
             if folder.name in names:
                 files.remove_tree(folder)
 
-    # -- writing: large blobs at once, small ones as rows of the caller's transaction -----------------------------------
+    # -- writing: large blobs at once, small ones as rows of the caller's transaction --------------------------------
 
     def put(self, values: Iterable[bytes | Path]) -> list[Digest]:
         """Store byte strings, and finished temporary files (which are moved); inside `ledger.transaction()`."""
@@ -131,7 +131,7 @@ class Store:
         return name
 
     def ingest(self, path: Path) -> tuple[Digest, bytes | None]:
-        """Read a user's file once: (digest, data) for a small one, which the caller puts as a row; a large one is copied.
+        """Read a user's file once: small gives (digest, data), for the caller to put in a row; large is copied.
 
         The copy is hashed while it is written, so the digest is that of the bytes in the store even when the file
         changes meanwhile. It is not flushed: if a power cut damages it, the file is read again. Raises OSError when
@@ -153,7 +153,7 @@ class Store:
         self._verified.add(name)
         return name, None
 
-    # -- reading --------------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, value: Digest) -> bytes:
         """The bytes of a blob. Raises BlobMissing."""
@@ -232,7 +232,7 @@ class Store:
 
     @contextmanager
     def _readable(self, value: Digest) -> Iterator[None]:
-        """A file that is not there, or that the disk cannot read, is a missing blob; one that we may not read is not."""
+        """A file that is not there, or that the disk cannot read, is a missing blob; a forbidden one is not."""
         try:
             yield
         except FileNotFoundError:

@@ -184,10 +184,10 @@ class Ledger:
             for start in range(0, len(keys), _CHUNK):
                 part = keys[start : start + _CHUNK]
                 for row in self._db.execute(query % ",".join("?" * len(part)), part):
-                    if all(type(value) is bytes for value in row):
+                    if type(row[0]) is bytes and type(row[-1]) is bytes:  # one or two columns
                         yield row
 
-    # -- actions ------------------------------------------------------------------------------------------------------
+    # -- actions -----------------------------------------------------------------------------------------------------
 
     def action(self, key: Digest) -> Action | None:
         with self._explained():
@@ -214,7 +214,7 @@ class Ledger:
             self._db.execute("DELETE FROM action WHERE instr(outputs, ?) > 0", (digest,))
             self._db.execute("DELETE FROM stat WHERE digest = ?", (digest,))
 
-    # -- small blobs --------------------------------------------------------------------------------------------------
+    # -- small blobs -------------------------------------------------------------------------------------------------
 
     def blobs(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
         return dict(self._rows("SELECT digest, data FROM blob WHERE digest IN (%s)", digests))  # type: ignore[arg-type]
@@ -228,7 +228,7 @@ class Ledger:
     def drop_blob(self, digest: Digest) -> None:
         self._db.execute("DELETE FROM blob WHERE digest = ?", (digest,))
 
-    # -- known files --------------------------------------------------------------------------------------------------
+    # -- known files -------------------------------------------------------------------------------------------------
 
     def stats(self, folder: bytes) -> dict[bytes, tuple[bytes, Digest]]:
         """name -> (signature, digest) of every known file in a folder."""
@@ -241,7 +241,7 @@ class Ledger:
             "INSERT OR REPLACE INTO stat VALUES (?, ?, ?, ?)", [(folder, name, sig, value) for name, sig, value in rows]
         )
 
-    # -- why ----------------------------------------------------------------------------------------------------------
+    # -- why ---------------------------------------------------------------------------------------------------------
 
     def new_build(self) -> int:
         """The number of a new build."""
@@ -256,7 +256,8 @@ class Ledger:
             ).fetchone()
         try:
             build, ran, total, manifest, previous = row
-            return Last(int(build), int(ran), int(total), _manifest(manifest), _manifest(previous) if previous else None)
+            older = _manifest(previous) if previous else None
+            return Last(int(build), int(ran), int(total), _manifest(manifest), older)
         except (TypeError, ValueError):  # never built, or a damaged row
             return None
 

@@ -42,7 +42,9 @@ def signature(status: os.stat_result) -> bytes:
     )
 
 
-def file_digests(store: Store, paths: Sequence[tuple[str | Path, os.stat_result]], *, ingest: bool = True) -> list[Digest]:
+def file_digests(
+    store: Store, paths: Sequence[tuple[str | Path, os.stat_result]], *, ingest: bool = True
+) -> list[Digest]:
     """The digest of each file, read only if it is not known; new files are ingested into the store on the way.
 
     `ingest=False` only hashes: for base checkpoints, which are read from where they are. Raises InputError for files
@@ -95,5 +97,5 @@ def _read(store: Store, path: Path, before: bytes, ingest: bool) -> tuple[Digest
 
 
 def _old_enough(status: os.stat_result, begun: int) -> bool:
-    """Whether a file had settled when its reading began: looking at the clock afterwards would forgive slow readings."""
+    """Whether a file had settled when its reading began: a look at the clock afterwards would forgive slow reading."""
     return stat.S_ISREG(status.st_mode) and begun - max(status.st_mtime_ns, status.st_ctime_ns) > TOO_YOUNG_NS

@@ -4,7 +4,8 @@ SD1.x's heads are narrow (8 to 160 channels). A product whose result has that fe
 speed of one with that few rows, so queries, keys and values are held as (channels, tokens): all six products then have
 wide results, and a linear layer's output is split into heads without moving a byte.
 
-Shape suffixes: B batch, N heads, M = B · N, D channels of one head, C = N · D, L query tokens, S key tokens.
+Shape suffixes: B batch, N heads, M = B · N, D channels of one head, C = N · D, L query tokens, S key tokens,
+R = B · L rows, K the number of tensors in one.
 """
 
 from __future__ import annotations
@@ -13,35 +14,28 @@ import torch
 from torch import Tensor
 
 
-def heads(x_BCL: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
-    """`count` tensors (M, D, L) from their channels, one below the other: (B, count · C, L). Views if B is 1."""
-    batch, _, tokens = x_BCL.shape
-    x_KMDL = x_BCL.view(batch, count, heads, -1, tokens).transpose(0, 1).reshape(count, batch * heads, -1, tokens)
-    return x_KMDL.unbind()
+def split_heads(x_OR: Tensor, count: int, heads: int, batch: int) -> tuple[Tensor, ...]:
+    """`count` tensors (M, D, L) from their channels, one below the other: O = count · C. Views if `batch` is 1."""
+    outputs, rows = x_OR.shape
+    if batch == 1:
+        return x_OR.view(count, heads, -1, rows).unbind()
+    x_KNDBL = x_OR.view(count, heads, outputs // (count * heads), batch, -1)
+    return x_KNDBL.permute(0, 3, 1, 2, 4).flatten(1, 2).contiguous().unbind()
 
 
-def unheads(x_KMDL: Tensor, batch: int) -> Tensor:
-    """The inverse of `heads`, from a stacked tensor."""
-    count, _, _, tokens = x_KMDL.shape
-    return x_KMDL.view(count, batch, -1, tokens).transpose(0, 1).reshape(batch, -1, tokens)
-
-
-def rows(x_BCL: Tensor) -> Tensor:
-    """(B, C, L) as (B · L, C). A view if B is 1."""
-    return x_BCL.transpose(1, 2).reshape(-1, x_BCL.shape[1])
-
-
-def columns(weight_OI: Tensor, x_RI: Tensor, batch: int) -> Tensor:
-    """A linear layer without bias that turns (B · L, I) into (B, O, L)."""
-    x_BIL = x_RI.view(batch, -1, x_RI.shape[1]).transpose(1, 2)
-    return torch.bmm(weight_OI.expand(batch, -1, -1), x_BIL)
+def join_heads(x_KMDL: Tensor, batch: int) -> Tensor:
+    """The inverse of `split_heads`, from a stacked tensor: (K · C, R)."""
+    count, _, width, tokens = x_KMDL.shape
+    if batch == 1:
+        return x_KMDL.view(-1, tokens)
+    x_KBNDL = x_KMDL.view(count, batch, -1, width, tokens)
+    return x_KBNDL.permute(0, 2, 3, 1, 4).reshape(-1, batch * tokens)
 
 
 def attend(q_MDL: Tensor, k_MDS: Tensor, v_MDS: Tensor, mask_LS: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`softmax(qᵀ k / √D + mask) vᵀ` as (M, D, L), and the softmax (M, L, S) for `attend_backward`."""
-    scale = q_MDL.shape[1] ** -0.5
-    start = q_MDL.new_zeros(1, 1) if mask_LS is None else mask_LS
-    scores_MLS = torch.baddbmm(start, q_MDL.mT, k_MDS, beta=0 if mask_LS is None else 1, alpha=scale)
+    """`softmax(qᵀ k / √D + mask) vᵀ` as (M, D, L), and the softmax (M, L, S). Scales `q_MDL` in place by 1/√D."""
+    q_MLD = q_MDL.mul_(q_MDL.shape[1] ** -0.5).mT
+    scores_MLS = torch.bmm(q_MLD, k_MDS) if mask_LS is None else torch.baddbmm(mask_LS, q_MLD, k_MDS)
     p_MLS = torch.softmax(scores_MLS, dim=-1, out=scores_MLS)
     return torch.bmm(v_MDS, p_MLS.mT), p_MLS
 
@@ -49,11 +43,10 @@ def attend(q_MDL: Tensor, k_MDS: Tensor, v_MDS: Tensor, mask_LS: Tensor | None =
 def attend_backward(
     do_MDL: Tensor, q_MDL: Tensor, k_MDS: Tensor, v_MDS: Tensor, p_MLS: Tensor, out: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    """Write the gradients of (q, k, v), of their shapes, into `out`."""
-    scale = q_MDL.shape[1] ** -0.5
+    """Write the gradients of (q, k, v), of their shapes, into `out`. `q_MDL` is as `attend` left it."""
     dq_MDL, dk_MDS, dv_MDS = out
     torch.bmm(do_MDL, p_MLS, out=dv_MDS)
     dp_MLS = torch.bmm(do_MDL.mT, v_MDS)
     ds_MLS = torch.ops.aten._softmax_backward_data.out(dp_MLS, p_MLS, -1, p_MLS.dtype, grad_input=dp_MLS)
-    torch.baddbmm(dq_MDL, k_MDS, ds_MLS.mT, beta=0, alpha=scale, out=dq_MDL)
-    torch.baddbmm(dk_MDS, q_MDL, ds_MLS, beta=0, alpha=scale, out=dk_MDS)
+    torch.bmm(k_MDS, ds_MLS.mT, out=dq_MDL).mul_(q_MDL.shape[1] ** -0.5)
+    torch.bmm(q_MDL, ds_MLS, out=dk_MDS)

@@ -18,7 +18,7 @@ from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.clip import TextEncoder
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.unet import UNet
-from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample
+from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample, Patches
 from lorac.train.fused_text import FusedTextLayer
 from lorac.train.fused_unet import CaptionKeysValues, FusedTransformer
 from lorac.train.gradients import Adapted, StackGradients
@@ -57,6 +57,7 @@ class Fused:
         self, unet: UNet, text_encoder: TextEncoder, lora: LoRANetwork, trained: Collection[str], helper: Executor
     ) -> None:
         self._lora, self._helper = lora, helper
+        self.patches = Patches()
         self._anchor = torch.ones(0, requires_grad=True)
         self._stacks = [StackGradients(stack, self._start) for stack in lora.stacks if stack.part in trained]
         self._started: dict[StackGradients, Future[tuple[Tensor, Tensor]]] = {}
@@ -155,7 +156,7 @@ class _Caption:
         """Those of the level's transformer `number`."""
         if ctx_BSD is not self._context:
             self._context = ctx_BSD
-            self._parts = self._fused.call(self._operation, ctx_BSD).split_with_sizes(self._sizes, dim=1)
+            self._parts = self._fused.call(self._operation, ctx_BSD).split_with_sizes(self._sizes)
         return self._parts[number]
 
 
@@ -176,7 +177,7 @@ class _Resnet(nn.Module):
     def __init__(self, fused: Fused, resnet: Resnet) -> None:
         super().__init__()
         self.time_emb_proj = resnet.time_emb_proj
-        self._fused, self._operation = fused, FusedResnet(resnet)
+        self._fused, self._operation = fused, FusedResnet(resnet, fused.patches)
 
     def forward(self, x_BCHW: Tensor, t_BC11: Tensor) -> Tensor:
         return self._fused.call(self._operation, x_BCHW, t_BC11)
@@ -187,7 +188,7 @@ class _Convolution(nn.Module):
 
     def __init__(self, fused: Fused, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self._fused, self._operation = fused, FusedConvolution(convolution)
+        self._fused, self._operation = fused, FusedConvolution(convolution, fused.patches)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self._fused.call(self._operation, x_BCHW)
@@ -199,7 +200,7 @@ class _Upsample(nn.Module):
     def __init__(self, fused: Fused, upsample: Upsample) -> None:
         super().__init__()
         self._fused, self._upsample = fused, upsample
-        self._operation = FusedUpsample(upsample.conv)
+        self._operation = FusedUpsample(upsample.conv, fused.patches)
 
     def forward(self, x_BCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
         height, width = x_BCHW.shape[2:]

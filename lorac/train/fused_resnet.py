@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorac.sd.blocks import Resnet
@@ -30,16 +29,41 @@ def from_rows(x_RC: Tensor, like_BCHW: Tensor) -> Tensor:
     return x_RC.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def patches(x_BCHW: Tensor, stride: int = 1) -> Tensor:
-    """The 3×3 neighbourhood of every pixel, or every other one, zeros beyond the border: (R, K), channels last."""
-    channels = x_BCHW.shape[1]
-    padded_BHWC = F.pad(x_BCHW.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    windows_BHWC33 = padded_BHWC.unfold(1, 3, stride).unfold(2, 3, stride)
-    return windows_BHWC33.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * channels)
+class Patches:
+    """The 3×3 neighbourhoods of every pixel, zeros beyond the border, as rows (R, K) with channels last.
+
+    Inputs are copied into buffers that have the border already; there is one for each shape, used again and again.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[torch.Size, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def place(self, like_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(where to write an input of this shape, its neighbourhoods (B, H, W, 3, 3, C)): views of one buffer, which
+        hold until the next call with the shape."""
+        key = (like_BCHW.shape, like_BCHW.dtype)
+        if key not in self._buffers:
+            batch, channels, height, width = like_BCHW.shape
+            border_BHWC = like_BCHW.new_zeros(batch, height + 2, width + 2, channels)
+            windows = border_BHWC.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)
+            self._buffers[key] = (border_BHWC[:, 1:-1, 1:-1].permute(0, 3, 1, 2), windows)
+        return self._buffers[key]
+
+    def of(self, x_BCHW: Tensor, stride: int = 1) -> Tensor:
+        """Those of `x_BCHW`, of every pixel or of every other one."""
+        inside_BCHW, windows = self.place(x_BCHW)
+        inside_BCHW.copy_(x_BCHW)
+        return windows[:, ::stride, ::stride].reshape(-1, 9 * x_BCHW.shape[1])
+
+    def of_silu(self, x_BCHW: Tensor) -> Tensor:
+        """Those of `silu(x_BCHW)`."""
+        inside_BCHW, windows = self.place(x_BCHW)
+        torch.ops.aten.silu.out(x_BCHW, out=inside_BCHW)
+        return windows.reshape(-1, 9 * x_BCHW.shape[1])
 
 
 class Kernel:
-    """The weights of a 3×3 convolution for `patches`, both ways: (K, O) and its mirror (9 · O, C)."""
+    """The weights of a 3×3 convolution for `Patches`, both ways: (K, O) and its mirror (9 · O, C)."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         weight_OC33 = convolution.weight.detach()
@@ -52,12 +76,12 @@ class Kernel:
 class FusedConvolution:
     """A 3×3 convolution with padding 1, and the gradient of its input."""
 
-    def __init__(self, module: nn.Conv2d) -> None:
-        self.kernel, self.stride = Kernel(module), module.stride[0]
+    def __init__(self, module: nn.Conv2d, patches: Patches) -> None:
+        self.kernel, self.stride, self.patches = Kernel(module), module.stride[0], patches
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         batch, _, height, width = x_BCHW.shape
-        y_RO = torch.addmm(self.kernel.bias_O, patches(x_BCHW, self.stride), self.kernel.forward_KO)
+        y_RO = torch.addmm(self.kernel.bias_O, self.patches.of(x_BCHW, self.stride), self.kernel.forward_KO)
         y_BHWO = y_RO.view(batch, -(-height // self.stride), -(-width // self.stride), -1)
         return y_BHWO.permute(0, 3, 1, 2), (x_BCHW,)
 
@@ -67,34 +91,35 @@ class FusedConvolution:
             spread_BOHW = torch.zeros_like(x_BCHW[:, :1]).repeat(1, dy_BOHW.shape[1], 1, 1)
             spread_BOHW[:, :, :: self.stride, :: self.stride] = dy_BOHW
             dy_BOHW = spread_BOHW
-        return (from_rows(patches(dy_BOHW) @ self.kernel.backward_KC, x_BCHW),)
+        return (from_rows(self.patches.of(dy_BOHW) @ self.kernel.backward_KC, x_BCHW),)
 
 
 class FusedUpsample:
     """Nearest-neighbour enlargement to twice the size, followed by a 3×3 convolution."""
 
-    def __init__(self, module: nn.Conv2d) -> None:
-        self.kernel = Kernel(module)
+    def __init__(self, module: nn.Conv2d, patches: Patches) -> None:
+        self.kernel, self.patches = Kernel(module), patches
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         batch, channels, height, width = x_BCHW.shape
         x_BH1W1C = x_BCHW.permute(0, 2, 3, 1)[:, :, None, :, None]
         large_BHWC = x_BH1W1C.expand(-1, -1, 2, -1, 2, -1).reshape(batch, 2 * height, 2 * width, channels)
         large_BCHW = large_BHWC.permute(0, 3, 1, 2)
-        y_RO = torch.addmm(self.kernel.bias_O, patches(large_BCHW), self.kernel.forward_KO)
+        y_RO = torch.addmm(self.kernel.bias_O, self.patches.of(large_BCHW), self.kernel.forward_KO)
         return from_rows(y_RO, large_BCHW), (x_BCHW,)
 
     def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor) -> tuple[Tensor]:
         (x_BCHW,) = saved
         batch, channels, height, width = x_BCHW.shape
-        d_RC = patches(dy_BOHW) @ self.kernel.backward_KC
+        d_RC = self.patches.of(dy_BOHW) @ self.kernel.backward_KC
         return (d_RC.view(batch, height, 2, width, 2, channels).sum((2, 4)).permute(0, 3, 1, 2),)
 
 
 class FusedResnet:
     """`lorac.sd.blocks.Resnet` with a time input, and the gradient of its input."""
 
-    def __init__(self, module: Resnet) -> None:
+    def __init__(self, module: Resnet, patches: Patches) -> None:
+        self.patches = patches
         self.norm1, self.norm2 = module.norm1, module.norm2
         self.conv1, self.conv2 = Kernel(module.conv1), Kernel(module.conv2)
         self.bias_O = self.conv2.bias_O
@@ -108,25 +133,25 @@ class FusedResnet:
         """(output with channels last, what backward needs)."""
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         n1_BCHW, stats1 = group_norm(self.norm1, x_BCHW)
-        h_RO = torch.mm(patches(F.silu(n1_BCHW)), self.conv1.forward_KO)
+        h_RO = torch.mm(self.patches.of_silu(n1_BCHW), self.conv1.forward_KO)
         h_BOHW = from_rows(h_RO, x_BCHW).add_(t_BO11 + self.conv1.bias_O[:, None, None])
         n2_BOHW, stats2 = group_norm(self.norm2, h_BOHW)
         x_RC = to_rows(x_BCHW)
         if self.shortcut_OC is None:
-            y_RO = torch.addmm(self.bias_O, patches(F.silu(n2_BOHW)), self.conv2.forward_KO).add_(x_RC)
+            y_RO = torch.addmm(self.bias_O, self.patches.of_silu(n2_BOHW), self.conv2.forward_KO).add_(x_RC)
         else:
             straight_RO = torch.addmm(self.bias_O, x_RC, self.shortcut_OC.t())
-            y_RO = straight_RO.addmm_(patches(F.silu(n2_BOHW)), self.conv2.forward_KO)
+            y_RO = straight_RO.addmm_(self.patches.of_silu(n2_BOHW), self.conv2.forward_KO)
         return from_rows(y_RO, x_BCHW), (x_BCHW, n1_BCHW, stats1, h_BOHW, n2_BOHW, stats2)
 
     def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor) -> tuple[Tensor, None]:
         """The gradient of `x_BCHW`; the time input has none."""
         x_BCHW, n1_BCHW, stats1, h_BOHW, n2_BOHW, stats2 = saved
         dy_BOHW = dy_BOHW.contiguous(memory_format=torch.channels_last)
-        d_BOHW = from_rows(patches(dy_BOHW) @ self.conv2.backward_KC, x_BCHW)
+        d_BOHW = from_rows(self.patches.of(dy_BOHW) @ self.conv2.backward_KC, x_BCHW)
         d_BOHW = torch.ops.aten.silu_backward(d_BOHW, n2_BOHW)
         d_BOHW = group_norm_backward(self.norm2, d_BOHW, h_BOHW, stats2)
-        d_BCHW = from_rows(patches(d_BOHW) @ self.conv1.backward_KC, x_BCHW)
+        d_BCHW = from_rows(self.patches.of(d_BOHW) @ self.conv1.backward_KC, x_BCHW)
         d_BCHW = torch.ops.aten.silu_backward(d_BCHW, n1_BCHW)
         dx_BCHW = group_norm_backward(self.norm1, d_BCHW, x_BCHW, stats1)
         if self.shortcut_OC is None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorac.sd.unet import Transformer
-from lorac.train.attention import attend, attend_backward, columns, heads, rows, unheads
+from lorac.train.attention import attend, attend_backward, join_heads, split_heads
 from lorac.train.fused_resnet import from_rows, to_rows
 from lorac.train.gradients import Adapted, StackGradients
 from lorac.train.norms import group_norm, group_norm_backward, layer_norm, layer_norm_backward
@@ -37,42 +37,42 @@ class FusedTransformer:
         self.query, self.out2 = adapted(f"{inner}attn2.to_q", 1), adapted(f"{inner}attn2.to_out.0", 1)
         self.geglu, self.ff_out = adapted(f"{inner}ff.net.0.proj", 1), adapted(f"{inner}ff.net.2", 1)
 
-    def forward(self, x_BCHW: Tensor, kv_BOS: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
-        """(output with channels last, what backward needs). `kv_BOS`: keys, then values, (B, 2 · C, S)."""
-        batch, _, height, width = x_BCHW.shape
+    def forward(self, x_BCHW: Tensor, kv_OR: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+        """(output with channels last, what backward needs). `kv_OR`: keys, then values, (2 · C, B · S)."""
+        batch = len(x_BCHW)
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         normed_BCHW, group_stats = group_norm(self.norm, x_BCHW)
         in_RC = to_rows(normed_BCHW)
-        h1_RC = torch.addmm(self.proj_in.bias_O, in_RC, self.proj_in.weight_OI.t())
+        h1_RC = torch.addmm(self.proj_in.bias_O, in_RC, self.proj_in.weight_IO)
 
         n1_RC, stats1 = layer_norm(self.norms[0], h1_RC)
-        q, k, v = heads(columns(self.qkv.weight_OI, n1_RC, batch), 3, self.heads)
+        q, k, v = split_heads(torch.mm(self.qkv.weight_OI, n1_RC.t()), 3, self.heads, batch)
         o_MDL, p1 = attend(q, k, v)
-        a1_RC = rows(o_MDL.view(batch, -1, height * width))
-        h2_RC = torch.addmm(h1_RC, a1_RC, self.out1.weight_OI.t()).add_(self.out1.bias_O)
+        a1_RC = join_heads(o_MDL[None], batch).t()
+        h2_RC = torch.addmm(h1_RC, a1_RC, self.out1.weight_IO).add_(self.out1.bias_O)
 
         n2_RC, stats2 = layer_norm(self.norms[1], h2_RC)
-        (q2,) = heads(columns(self.query.weight_OI, n2_RC, batch), 1, self.heads)
-        k2, v2 = heads(kv_BOS, 2, self.heads)
+        (q2,) = split_heads(torch.mm(self.query.weight_OI, n2_RC.t()), 1, self.heads, batch)
+        k2, v2 = split_heads(kv_OR, 2, self.heads, batch)
         o_MDL, p2 = attend(q2, k2, v2)
-        a2_RC = rows(o_MDL.view(batch, -1, height * width))
-        h3_RC = torch.addmm(h2_RC, a2_RC, self.out2.weight_OI.t()).add_(self.out2.bias_O)
+        a2_RC = join_heads(o_MDL[None], batch).t()
+        h3_RC = torch.addmm(h2_RC, a2_RC, self.out2.weight_IO).add_(self.out2.bias_O)
 
         n3_RC, stats3 = layer_norm(self.norms[2], h3_RC)
-        value_FR, gate_FR = torch.addmm(self.geglu.bias_O[:, None], self.geglu.weight_OI, n3_RC.t()).chunk(2)
-        gelu_FR = F.gelu(gate_FR)
-        f_FR = value_FR * gelu_FR
-        h4_RC = torch.addmm(h3_RC, f_FR.t(), self.ff_out.weight_OI.t()).add_(self.ff_out.bias_O)
+        value_RF, gate_RF = torch.addmm(self.geglu.bias_O, n3_RC, self.geglu.weight_IO).chunk(2, dim=1)
+        gelu_RF = F.gelu(gate_RF)
+        f_RF = value_RF * gelu_RF
+        h4_RC = torch.addmm(h3_RC, f_RF, self.ff_out.weight_IO).add_(self.ff_out.bias_O)
 
-        y_RC = torch.addmm(self.proj_out.bias_O, h4_RC, self.proj_out.weight_OI.t()).add_(to_rows(x_BCHW))
+        y_RC = torch.addmm(self.proj_out.bias_O, h4_RC, self.proj_out.weight_IO).add_(to_rows(x_BCHW))
         first = (q, k, v, p1)
         second = (q2, k2, v2, p2)
-        feed = (value_FR, gate_FR, gelu_FR, f_FR)
+        feed = (value_RF, gate_RF, gelu_RF, f_RF)
         states = ((h1_RC, n1_RC, stats1, a1_RC), (h2_RC, n2_RC, stats2, a2_RC), (h3_RC, n3_RC, stats3, h4_RC))
         return from_rows(y_RC, x_BCHW), (x_BCHW, group_stats, in_RC, states, first, second, feed)
 
     def backward(self, saved: tuple[Any, ...], dy_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of `x_BCHW` and `kv_BOS`."""
+        """The gradients of `x_BCHW` and `kv_OR`."""
         x_BCHW, group_stats, in_RC, states, first, second, feed = saved
         (h1_RC, n1_RC, stats1, a1_RC), (h2_RC, n2_RC, stats2, a2_RC), (h3_RC, n3_RC, stats3, h4_RC) = states
         batch = x_BCHW.shape[0]
@@ -81,39 +81,39 @@ class FusedTransformer:
         self.proj_out.record(h4_RC, dout_RC)
         dh_RC = dout_RC @ self.proj_out.weight_OI
 
-        value_FR, gate_FR, gelu_FR, f_FR = feed
-        self.ff_out.record(f_FR.t(), dh_RC)
-        df_FR = self.ff_out.weight_OI.t() @ dh_RC.t()
-        du_OR = df_FR.new_empty(2 * df_FR.shape[0], df_FR.shape[1])
-        dvalue_FR, dgate_FR = du_OR.chunk(2)
-        torch.mul(df_FR, gelu_FR, out=dvalue_FR)
-        torch.ops.aten.gelu_backward.grad_input(df_FR.mul_(value_FR), gate_FR, grad_input=dgate_FR)
-        self.geglu.record(n3_RC, du_OR.t())
-        dn_RC = du_OR.t() @ self.geglu.weight_OI
+        value_RF, gate_RF, gelu_RF, f_RF = feed
+        self.ff_out.record(f_RF, dh_RC)
+        df_RF = dh_RC @ self.ff_out.weight_OI
+        du_RO = df_RF.new_empty(df_RF.shape[0], 2 * df_RF.shape[1])
+        dvalue_RF, dgate_RF = du_RO.chunk(2, dim=1)
+        torch.mul(df_RF, gelu_RF, out=dvalue_RF)
+        torch.ops.aten.gelu_backward.grad_input(df_RF.mul_(value_RF), gate_RF, grad_input=dgate_RF)
+        self.geglu.record(n3_RC, du_RO)
+        dn_RC = du_RO @ self.geglu.weight_OI
         dh_RC = layer_norm_backward(self.norms[2], dn_RC, h3_RC, stats3).add_(dh_RC)
 
         self.out2.record(a2_RC, dh_RC)
         q2, k2, v2, p2 = second
-        do_MDL = columns(self.out2.weight_OI.t(), dh_RC, batch).view(q2.shape)
+        (do_MDL,) = split_heads(torch.mm(self.out2.weight_IO, dh_RC.t()), 1, self.heads, batch)
         dq_KMDL, dkv_KMDS = q2.new_empty(1, *q2.shape), k2.new_empty(2, *k2.shape)
         attend_backward(do_MDL, q2, k2, v2, p2, (dq_KMDL[0], dkv_KMDS[0], dkv_KMDS[1]))
-        dq_RC = rows(unheads(dq_KMDL, batch))
+        dq_RC = join_heads(dq_KMDL, batch).t()
         self.query.record(n2_RC, dq_RC)
         dh_RC = layer_norm_backward(self.norms[1], dq_RC @ self.query.weight_OI, h2_RC, stats2).add_(dh_RC)
 
         self.out1.record(a1_RC, dh_RC)
         q, k, v, p1 = first
-        do_MDL = columns(self.out1.weight_OI.t(), dh_RC, batch).view(q.shape)
+        (do_MDL,) = split_heads(torch.mm(self.out1.weight_IO, dh_RC.t()), 1, self.heads, batch)
         dqkv_KMDL = q.new_empty(3, *q.shape)
         attend_backward(do_MDL, q, k, v, p1, (dqkv_KMDL[0], dqkv_KMDL[1], dqkv_KMDL[2]))
-        dqkv_RO = rows(unheads(dqkv_KMDL, batch))
+        dqkv_RO = join_heads(dqkv_KMDL, batch).t()
         self.qkv.record(n1_RC, dqkv_RO)
         dh_RC = layer_norm_backward(self.norms[0], dqkv_RO @ self.qkv.weight_OI, h1_RC, stats1).add_(dh_RC)
 
         self.proj_in.record(in_RC, dh_RC)
         dnormed_BCHW = from_rows(dh_RC @ self.proj_in.weight_OI, x_BCHW)
         dx_BCHW = group_norm_backward(self.norm, dnormed_BCHW, x_BCHW, group_stats).add_(dy_BCHW)
-        return dx_BCHW, unheads(dkv_KMDS, batch)
+        return dx_BCHW, join_heads(dkv_KMDS, batch)
 
 
 class CaptionKeysValues:
@@ -123,11 +123,10 @@ class CaptionKeysValues:
         self._layer = Adapted(gradients, 0, len(gradients.stack.layers))
 
     def forward(self, ctx_BSD: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
-        """(B, O, S) with the channels of all transformers, one below the other."""
-        return columns(self._layer.weight_OI, ctx_BSD.flatten(0, 1), ctx_BSD.shape[0]), (ctx_BSD,)
+        """(O, B · S) with the channels of all transformers, one below the other."""
+        return torch.mm(self._layer.weight_OI, ctx_BSD.flatten(0, 1).t()), (ctx_BSD,)
 
-    def backward(self, saved: tuple[Any, ...], dkv_BOS: Tensor) -> tuple[Tensor]:
+    def backward(self, saved: tuple[Any, ...], dkv_OR: Tensor) -> tuple[Tensor]:
         (ctx_BSD,) = saved
-        d_RO = rows(dkv_BOS)
-        self._layer.record(ctx_BSD.flatten(0, 1), d_RO)
-        return ((d_RO @ self._layer.weight_OI).view_as(ctx_BSD),)
+        self._layer.record(ctx_BSD.flatten(0, 1), dkv_OR.t())
+        return (torch.mm(dkv_OR.t(), self._layer.weight_OI).view_as(ctx_BSD),)

@@ -88,6 +88,7 @@ class Adapted:
     def __init__(self, gradients: StackGradients, first: int, count: int = 1) -> None:
         stack = gradients.stack
         self.weight_OI = stack.merged_MOI[first : first + count].flatten(0, 1)
+        self.weight_IO = self.weight_OI.t()
         biases: list[Tensor] = [layer.bias for layer in stack.layers[first : first + count] if layer.bias is not None]
         self.bias_O = torch.cat(biases).detach() if biases else torch.zeros(0)
         self._gradients, self._first, self._count = gradients, first, count

@@ -1,0 +1,173 @@
+"""Which setting is part of which key: all that can change a node's bytes, and nothing else.
+
+The table is complete: a new setting of the schema that is not in it fails the test. `export` and `report` write the
+settings of a recipe down, so nearly everything is part of their keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from lorac.digest import Manifest
+from lorac.graph.lower import lower
+from lorac.graph.nodes import Graph, Node, Take
+from lorac.recipe.load import load
+from lorac.recipe.schema import SECTIONS
+from tests.recipes import toml
+from tests.tiny import draw_pictures
+
+WRITTEN = {"export", "report"}
+IMAGES = {"image"}
+SETTINGS: dict[str, tuple[object, set[str]]] = {
+    "source.path": ("other", {"source", "export", "report"}),
+    "source.repeats": (3, {"schedule"} | WRITTEN),
+    "source.trigger": (["another"], {"caption", "export"}),
+    "source.alpha": ("black", IMAGES),
+    "regularisation.path": ("other", {"source", "export", "report"}),
+    "regularisation.repeats": (3, {"schedule"} | WRITTEN),
+    "regularisation.caption": ("1boy", {"caption"}),
+    "regularisation.alpha": ("black", IMAGES),
+    "caption.extension": (".caption", {"source"} | WRITTEN),
+    "caption.exclude": (["smile"], {"caption"} | WRITTEN),
+    "caption.replace": ({"smile": "grin"}, {"caption"} | WRITTEN),
+    "caption.prefix": ("best quality", {"caption"} | WRITTEN),
+    "caption.suffix": ("masterpiece", {"caption"} | WRITTEN),
+    "caption.shuffle_caption": (True, {"schedule"} | WRITTEN),
+    "caption.keep_tokens": (2, {"schedule"} | WRITTEN),
+    "caption.caption_dropout_rate": (0.5, {"schedule"} | WRITTEN),
+    "caption.caption_dropout_every_n_epochs": (2, {"schedule"} | WRITTEN),
+    "caption.caption_tag_dropout_rate": (0.5, {"schedule"} | WRITTEN),
+    "network.dim": (3, {"train", "sample"} | WRITTEN),
+    "network.alpha": (3.0, {"train", "sample"} | WRITTEN),
+    "network.targets": (["unet"], {"schedule", "train", "sample"} | WRITTEN),
+    "train.base": ("other.safetensors", WRITTEN),
+    "train.resolution": (128, IMAGES | {"sample"} | WRITTEN),
+    "train.enable_bucket": (False, IMAGES | WRITTEN),
+    "train.min_bucket_reso": (128, IMAGES | WRITTEN),
+    "train.max_bucket_reso": (256, IMAGES | WRITTEN),
+    "train.bucket_reso_steps": (128, IMAGES | WRITTEN),
+    "train.bucket_no_upscale": (True, IMAGES | WRITTEN),
+    "train.batch_size": (2, {"schedule"} | WRITTEN),
+    "train.epochs": (3, {"schedule"} | WRITTEN),
+    "train.steps": (7, {"schedule"} | WRITTEN),
+    "train.learning_rate": (0.5, {"schedule"} | WRITTEN),
+    "train.text_encoder_lr": (0.5, {"schedule"} | WRITTEN),
+    "train.unet_lr": (0.5, {"schedule"} | WRITTEN),
+    "train.lr_scheduler": ("linear", {"schedule"} | WRITTEN),
+    "train.lr_scheduler_num_cycles": (2, {"schedule"} | WRITTEN),
+    "train.lr_scheduler_power": (2.0, {"schedule"} | WRITTEN),
+    "train.lr_warmup_steps": (0.5, {"schedule"} | WRITTEN),
+    "train.optimizer": (None, set()),  # there is only one
+    "train.weight_decay": (0.5, {"train"} | WRITTEN),
+    "train.betas": ([0.5, 0.5], {"train"} | WRITTEN),
+    "train.eps": (0.5, {"train"} | WRITTEN),
+    "train.max_grad_norm": (0.5, {"train"} | WRITTEN),
+    "train.seed": (7, {"schedule", "train"} | WRITTEN),
+    "train.clip_skip": (5, {"train", "sample"} | WRITTEN),
+    "train.max_token_length": (150, {"schedule"} | WRITTEN),
+    "train.save_every_n_epochs": (2, {"schedule"} | WRITTEN),
+    "train.prior_loss_weight": (0.5, {"schedule"} | WRITTEN),
+    "sample.prompts": (["another"], {"sample", "report"}),
+    "sample.negative": ("ugly", {"sample", "report"}),
+    "sample.strengths": ([0.5], {"sample", "report"}),
+    "sample.steps": (7, {"sample", "report"}),
+    "sample.cfg_scale": (3.0, {"sample", "report"}),
+    "sample.seed": (7, {"sample", "report"}),
+    "sample.sampler": ("ddim", {"sample", "report"}),
+    "sample.width": (128, {"sample", "report"}),
+    "sample.height": (128, {"sample", "report"}),
+    "output.name": ("another", WRITTEN),
+    "output.comment": ("text", WRITTEN),
+    "output.metadata": (False, {"export"}),
+    "output.preferred_weight": (0.5, {"export"}),
+    "output.negative": ("ugly", {"export"}),
+    "output.notes": ("text", {"export"}),
+    "output.precision": ("fp32", {"export"}),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("lower")
+    for name in ("pictures", "class", "other"):
+        draw_pictures(made / name, 1)
+    for name in ("base.safetensors", "other.safetensors"):
+        (made / name).write_bytes(tiny_base.read_bytes())
+    return made
+
+
+def graph(folder: Path, changes: Mapping[str, object]) -> Graph:
+    """The graph of a small recipe with some settings changed."""
+    recipe: dict[str, dict[str, object]] = {
+        "source": {"path": "pictures"},
+        "regularisation": {"path": "class"},
+        "train": {"base": "base.safetensors", "epochs": 2, "lr_scheduler": "cosine"},
+        "sample": {"prompts": ["a girl"]},
+    }
+    for name, value in changes.items():
+        section, _, key = name.partition(".")
+        recipe.setdefault(section, {})[key] = value
+        if name == "train.steps":
+            del recipe["train"]["epochs"]
+    tables = {name: [table] if name in ("source", "regularisation") else table for name, table in recipe.items()}
+    path = folder / "r.toml"
+    path.write_text(toml(tables), encoding="utf-8")
+    return lower(load([path]))
+
+
+def own(node: Node) -> bytes:
+    """The part of a node's key that is its own and not its inputs'; where files lie counts for a source only."""
+    manifest = Manifest()
+    manifest.field("params", node.params)
+    manifest.field("items", node.items)
+    manifest.field("path", node.hints if node.kind == "source" else {})
+    manifest.field("ports", [(port, source.output, source.take.value) for port, source in node.inputs.items()])
+    return manifest.key()
+
+
+def test_every_setting_is_in_the_table() -> None:
+    known = {f"{name}.{field.name}" for name, section in SECTIONS.items() for field in msgspec.structs.fields(section)}
+    assert SETTINGS.keys() == known
+
+
+@pytest.mark.parametrize("setting", [name for name, (value, _) in SETTINGS.items() if value is not None])
+def test_a_setting_is_in_the_keys_of_the_kinds_that_it_can_change(folder: Path, setting: str) -> None:
+    value, expected = SETTINGS[setting]
+    before, after = graph(folder, {}), graph(folder, {setting: value})
+    assert [node.kind for node in before.nodes] == [node.kind for node in after.nodes]
+    changed = {old.kind for old, new in zip(before.nodes, after.nodes, strict=True) if own(old) != own(new)}
+    assert changed == expected
+
+
+def test_paths_are_in_no_key(folder: Path, tmp_path: Path, tiny_base: Path) -> None:
+    """The same project in another folder is the same graph, but for where its files lie."""
+    for name in ("pictures", "class"):
+        draw_pictures(tmp_path / name, 1)
+    (tmp_path / "base.safetensors").write_bytes(tiny_base.read_bytes())
+
+    def without_hints(found: Graph) -> list[tuple[Any, ...]]:
+        return [(node.kind, dict(node.params), node.items) for node in found.nodes]
+
+    assert without_hints(graph(folder, {})) == without_hints(graph(tmp_path, {}))
+    for node in graph(tmp_path, {}).nodes:
+        assert str(tmp_path) not in str(node.params)
+
+
+def test_every_input_names_an_output_of_the_kind_it_comes_from(folder: Path) -> None:
+    from lorac.graph.nodes import Shape
+    from lorac.kinds.registry import KINDS, SCANNERS
+
+    kinds: dict[str, Any] = {**KINDS, **SCANNERS}
+    made = graph(folder, {})
+    for node in made.nodes:
+        for port, source in [*node.inputs.items(), *((o.file, o.value) for o in made.outputs if o.value.node is node)]:
+            of = kinds[source.node.kind]
+            assert source.output in of.OUTPUTS, (node.name, port)
+            assert source.take is Take.WHOLE or of.SHAPE is not Shape.ONE, (node.name, port)
+        each = [source for source in node.inputs.values() if source.take is Take.EACH]
+        assert bool(each or node.items) == (kinds[node.kind].SHAPE in (Shape.EACH, Shape.CHAIN)), node.name
