@@ -33,6 +33,11 @@ def short(value: Digest) -> str:
     return value.hex()[:12]
 
 
+def split(joined: bytes) -> list[Digest]:
+    """The digests of a column, which is nothing but these, joined."""
+    return [joined[i : i + 32] for i in range(0, len(joined), 32)]
+
+
 class Manifest:
     """The ordered fields of one action key, as text; the key is their framed hash.
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorac.digest import Digest, Manifest, digest
+from lorac.digest import Digest, Manifest, digest, split
 from lorac.engine.executor import Executor
 from lorac.engine.protocol import Failed, FileReader, Item, Kind, Made, Scanner, Work
-from lorac.engine.resolve import ENDS, Result, split
+from lorac.engine.resolve import ENDS, Result
 from lorac.errors import Problem
 from lorac.graph.nodes import Graph, Input, Node, Shape, Take
 from lorac.store.blobs import Store

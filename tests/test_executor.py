@@ -13,11 +13,10 @@ from unittest.mock import patch
 
 import pytest
 
-from lorac.digest import Value, digest
+from lorac.digest import Value, digest, split
 from lorac.engine import events
 from lorac.engine.executor import Executor
 from lorac.engine.protocol import Failed, Item, Made, Work
-from lorac.engine.resolve import split
 from lorac.errors import InputError, Interrupted, LoracError, StoreError
 from lorac.graph.nodes import Graph, Input, Node, Shape, Take
 from lorac.store import blobs

@@ -20,9 +20,9 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorac.digest import split
 from lorac.engine.executor import Executor
 from lorac.engine.protocol import Item, Work
-from lorac.engine.resolve import split
 from lorac.errors import InputError
 from lorac.graph.nodes import Graph, Input, Node, Take
 from lorac.store import blobs

@@ -106,9 +106,28 @@ def test_opening_a_ledger_that_is_there_writes_nothing(ledger: Ledger, tmp_path:
         Ledger(tmp_path / "ledger.db").close()
 
 
-def test_many_processes_may_make_the_ledger_at_once(tmp_path: Path) -> None:
-    """SQLite answers "database is locked" at once while another connection turns on WAL."""
-    for attempt in range(8):
+def test_a_ledger_that_another_process_is_just_making_is_waited_for(tmp_path: Path) -> None:
+    """SQLite answers "database is locked" at once, whatever the timeout, while another connection turns on WAL."""
+    prepare, left = Ledger._prepare, 3
+
+    def busy(database: sqlite3.Connection) -> int:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+            raise error
+        return prepare(database)
+
+    with patch.object(Ledger, "_prepare", staticmethod(busy)):
+        made = Ledger(tmp_path / "ledger.db")
+    use(made)
+    made.close()
+    assert list(tmp_path.glob("ledger-*")) == []
+
+
+def test_many_may_make_the_ledger_at_once(tmp_path: Path) -> None:
+    for attempt in range(4):
         failures: list[BaseException] = []
         numbers: list[int] = []
         barrier = threading.Barrier(8)

@@ -15,9 +15,9 @@ from unittest.mock import patch
 
 import pytest
 
+from lorac.digest import split
 from lorac.engine import events
 from lorac.engine.build import build
-from lorac.engine.resolve import split
 from lorac.errors import InputError, StoreError
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.store import files
@@ -131,16 +131,17 @@ def test_files_that_are_no_longer_made_go_unless_they_were_edited(bench: Bench, 
         "{}",
         '{"outputs": []}',
         '{"outputs": {"../x": {"sha256": "%s"}}}',
-        '{"outputs": {"one.b": {"sha256": "zz"}}}',
+        '{"outputs": {"old.a": {"sha256": "zz"}}}',
     ],
 )
 def test_a_build_json_that_somebody_edited_does_no_harm(bench: Bench, tmp_path: Path, text: str) -> None:
     (tmp_path / "x").write_bytes(b"not ours")
     (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "old.a").write_bytes(b"nor is this")
     (tmp_path / "r" / "build.json").write_text(text.replace("%s", _sha256(b"not ours")), encoding="utf-8")
     graph = graph_of("r")
     run(bench, tmp_path, graph)
-    assert contents(tmp_path / "r") == expected(bench, graph, "r")
+    assert contents(tmp_path / "r") == {**expected(bench, graph, "r"), "old.a": b"nor is this"}
     assert (tmp_path / "x").read_bytes() == b"not ours"
 
 

@@ -26,10 +26,10 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
 
-from lorac.digest import Digest
+from lorac.digest import Digest, split
 from lorac.engine import events
 from lorac.engine.protocol import Failed, Kind, Made, Scanner, Work
-from lorac.engine.resolve import BlobMissing, Lookup, Result, follow_chain, look_up, needed, numbers, split
+from lorac.engine.resolve import BlobMissing, Lookup, Result, follow_chain, look_up, needed, numbers
 from lorac.engine.scan import scan
 from lorac.errors import InputError, Interrupted, LoracError, Problem, StoreError
 from lorac.graph.nodes import Graph, Node, Shape

@@ -13,18 +13,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lorac.digest import Digest, Manifest
+from lorac.digest import Digest, Manifest, split
 from lorac.engine.protocol import Item, Kind
 from lorac.graph.nodes import Node, Shape, Take
 from lorac.store.blobs import BlobMissing, Store
 
 ENDS = {Take.FIRST: 0, Take.LAST: -1}
 """Which item of a column is taken."""
-
-
-def split(column: bytes) -> list[Digest]:
-    """The digests of a column blob, which is nothing but these, joined."""
-    return [column[i : i + 32] for i in range(0, len(column), 32)]
 
 
 @dataclass(frozen=True)
@@ -189,4 +184,4 @@ def numbers(count: int) -> list[str]:
     return [str(number) for number in range(1, count + 1)]
 
 
-__all__ = ["BlobMissing", "Lookup", "Result", "follow_chain", "item_key", "look_up", "needed", "numbers", "split"]
+__all__ = ["BlobMissing", "Lookup", "Result", "follow_chain", "item_key", "look_up", "needed", "numbers"]

@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lorac.digest import Digest, Manifest
+from lorac.digest import Digest, Manifest, split
 from lorac.engine.forecast import Forecast, Outlook
-from lorac.engine.resolve import split
 from lorac.engine.wording import differences, listed, padded, width
 from lorac.graph.nodes import Graph, Node
 from lorac.store.blobs import BlobMissing, Store

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorac.digest import Digest, Manifest
+from lorac.digest import Digest, Manifest, split
 from lorac.errors import StoreError
 from lorac.store import files
 
@@ -54,7 +54,7 @@ class Action:
     measures: Mapping[str, float]
 
     def digests(self) -> list[Digest]:
-        return [self.outputs[i : i + 32] for i in range(0, len(self.outputs), 32)]
+        return split(self.outputs)
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,15 @@ class Ledger:
 
     def forget(self, keys: Iterable[Digest], lost: Iterable[Digest]) -> None:
         """Drop these traces, every trace that promises lost bytes, and what is known of files that held them."""
-        self._db.executemany("DELETE FROM action WHERE key = ?", [(key,) for key in keys])
-        for digest in lost:  # reads the whole table, which only happens when the store was damaged
-            self._db.execute("DELETE FROM action WHERE instr(outputs, ?) > 0", (digest,))
-            self._db.execute("DELETE FROM stat WHERE digest = ?", (digest,))
+        doomed = [(key,) for key in keys]
+        if wanted := frozenset(lost):  # reads both tables, once, which only happens when the store was damaged
+            for key, outputs in self._db.execute("SELECT key, outputs FROM action"):
+                if type(outputs) is not bytes or not wanted.isdisjoint(split(outputs)):
+                    doomed.append((key,))
+            known = self._db.execute("SELECT folder, name, digest FROM stat").fetchall()
+            stale = [(folder, name) for folder, name, digest in known if digest in wanted]
+            self._db.executemany("DELETE FROM stat WHERE folder = ? AND name = ?", stale)
+        self._db.executemany("DELETE FROM action WHERE key = ?", doomed)
 
     # -- small blobs -------------------------------------------------------------------------------------------------
 

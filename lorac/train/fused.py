@@ -77,13 +77,15 @@ class Fused:
 
     def finish(self) -> Tensor:
         """After backward: set the gradients of all factors; returns the norm of all of them."""
-        rest = [gradients for gradients in self._stacks if gradients not in self._started]
-        for gradients in rest[::2]:
-            self._start(gradients)
-        own = [gradients.finish(self._lora.scale) for gradients in rest[1::2]]
-        norms = [self._started[stack].result() for stack in self._stacks if stack in self._started]
+        for gradients in self._stacks:
+            if gradients not in self._started:
+                self._start(gradients)
+        norms: dict[StackGradients, tuple[Tensor, Tensor]] = {}
+        for gradients, started in reversed(self._started.items()):
+            # What the helper has not begun is done here, from the end of its queue.
+            norms[gradients] = gradients.finish(self._lora.scale) if started.cancel() else started.result()
         self._started.clear()
-        total: Tensor = torch.linalg.vector_norm(torch.stack([norm for pair in (*norms, *own) for norm in pair]))
+        total: Tensor = torch.linalg.vector_norm(torch.stack([n for stack in self._stacks for n in norms[stack]]))
         return total
 
     def merge(self, part: str) -> None:

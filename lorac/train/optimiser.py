@@ -64,8 +64,11 @@ class Optimiser:
         limit = self._settings.max_grad_norm
         scale, overflow = self._loss_scale.value, self._loss_scale.overflow(norm)
         excess = ((norm / scale + 1e-6) / limit).clamp(min=1.0) if limit else torch.ones_like(norm)
+        divisor: Tensor | None = scale * excess
+        if norm.device.type == "cpu" and divisor == 1.0:
+            divisor = None  # a division by 1 would write all gradients once more
         for optimiser in self.parts.values():
-            optimiser.grad_scale, optimiser.found_inf = scale * excess, overflow  # type: ignore[attr-defined]
+            optimiser.grad_scale, optimiser.found_inf = divisor, overflow  # type: ignore[attr-defined]
         self._loss_scale.update(norm)
         # The U-Net's factors are wanted last: they are updated beside the next step's text encoder.
         if "unet" in self.parts:
