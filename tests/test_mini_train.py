@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,43 +62,48 @@ def gradients(trainee: Trainee) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in trainee.named.items() if p.grad is not None}
 
 
-def run(path: Path, steps: int, parts: int = 2) -> Trainee:
+def run(path: Path, show: Callable[[int], None] = lambda step: None) -> Trainee:
     model = Model()
-    trainee = Trainee(model, Plan(steps=steps, lr=1e-2, warmup=2, save_every=3, average_every=2))
-    train(trainee, model.loss_at, lambda step: None, path, parts)
+    trainee = Trainee(model, Plan(steps=8, lr=1e-2, warmup=2, save_every=3, show_every=5, average_every=2))
+    train(trainee, model.loss_at, show, path, parts=1)
     return trainee
 
 
-def test_a_resumed_training_is_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(tmp_path / "whole", 8)
-    stopped = Model.loss_at
+def test_a_resumed_training_is_an_uninterrupted_one(tmp_path: Path) -> None:
+    def stop(step: int) -> None:
+        raise KeyboardInterrupt
 
-    def stop_at_5(self: Model, step: int, part: int) -> Tensor:
-        if step == 5:
-            raise KeyboardInterrupt
-        return stopped(self, step, part)
-
-    monkeypatch.setattr(Model, "loss_at", stop_at_5)
+    whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", 8)
-    monkeypatch.setattr(Model, "loss_at", stopped)
-    resumed = run(tmp_path / "cut", 8)
+        run(tmp_path / "cut", show=stop)
+    resumed = run(tmp_path / "cut")
+    assert resumed.step == 8
     for name, parameter in whole.named.items():
         assert torch.equal(parameter, resumed.named[name])
         assert torch.equal(whole.average[name], resumed.average[name])
 
 
 def test_parts_are_averaged(tmp_path: Path) -> None:
+    """Two processes, two steps: the second must see the weights that the first one made."""
     model = Model()
-    trainee = Trainee(model, Plan(steps=1, lr=0.0, warmup=1, clip=1e9))
-    seen: dict[str, Tensor] = {}
-    trainee.muon.register_step_pre_hook(lambda *_: seen.update(gradients(trainee)))
-    train(trainee, model.loss_at, lambda step: None, tmp_path / "x", 3)
-    model.zero_grad()
-    torch.autograd.backward([model.loss_at(0, part) / 3 for part in range(3)])
-    assert len(seen) == 3
-    for name, gradient in gradients(trainee).items():
-        assert torch.allclose(seen[name], gradient)
+    trainee = Trainee(model, Plan(steps=2, lr=1e-2, warmup=1, clip=1e9))
+    seen: list[dict[str, Tensor]] = []
+    weights: list[dict[str, Tensor]] = []
+
+    def note(*_: object) -> None:
+        seen.append(gradients(trainee))
+        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+    trainee.muon.register_step_pre_hook(note)
+    train(trainee, model.loss_at, lambda step: None, tmp_path / "x", parts=2)
+    assert not torch.equal(weights[0]["layer.weight"], weights[1]["layer.weight"])
+    for step in range(2):
+        reference = Model()
+        reference.load_state_dict(weights[step])
+        torch.autograd.backward([reference.loss_at(step, part) / 2 for part in range(2)])
+        for name, parameter in reference.named_parameters():
+            assert parameter.grad is not None
+            assert torch.allclose(seen[step][name], parameter.grad)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -66,27 +67,13 @@ PROMPTS = [
 def train_vae(args: argparse.Namespace) -> None:
     """Stage 1: the autoencoder. Three quarters of the steps see crops of 64 pixels (four times the steps for the
     time), the rest whole drawings, so that the attention in the middle meets its real number of pixels."""
-    drawn = data.pictures(args.work, args.pictures, args.threads)
+    drawn = data.pictures(args.work, args.pictures, args.cores)
     torch.manual_seed(SEED)
     vae = VAE(VAE_SIZES).to(args.device)
     with torch.no_grad():  # Little noise at first: the decoder learns from what it can see.
         _bias(vae.quant_conv)[VAE_SIZES.latent :] = -6
     plan = Plan(steps=args.steps, lr=args.lr, warmup=100, show_every=300, save_every=200)
-
-    def loss_at(step: int, part: int) -> Tensor:
-        stream = Stream(SEED, "vae batch", step, part)
-        crop = step < 0.75 * plan.steps
-        rows = [drawn[stream.below(len(drawn))] for _ in range(args.batch if crop else args.batch // 2)]
-        if crop:
-            corners = [(stream.below(CROP + 1), stream.below(CROP + 1)) for _ in rows]
-            rows = [row[:, y : y + CROP, x : x + CROP] for row, (y, x) in zip(rows, corners, strict=True)]
-        x_BCHW = data.to_float(np.stack(rows)).to(args.device)
-        mean, logvar = vae.encode(x_BCHW)
-        z_BCHW = mean + (0.5 * logvar).exp() * _normal(mean.shape, "vae noise", step, part).to(args.device)
-        y_BCHW = vae.decode(z_BCHW)
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        pixels = F.l1_loss(y_BCHW, x_BCHW) + F.mse_loss(y_BCHW, x_BCHW)
-        return pixels + 0.5 * _edges(y_BCHW, x_BCHW) + 1e-4 * kl
+    loss_at = VAELoss(vae, args.work, args.pictures, args.batch, crops_until=0.75 * plan.steps)
 
     def show(step: int) -> None:
         x_BCHW = data.to_float(drawn[-12:]).to(args.device)
@@ -96,10 +83,38 @@ def train_vae(args: argparse.Namespace) -> None:
         _grid(torch.cat([x_BCHW, y_BCHW]), 12, args.work / f"vae-{step:06}.png")
 
     trainee = Trainee(vae, plan)
-    train(trainee, loss_at, show, args.work / "vae.state.safetensors", args.threads)
+    train(trainee, loss_at, show, args.work / "vae.state.safetensors", args.cores)
     trainee.use_average()
     standardise(vae, data.to_float(drawn[:512]).to(args.device))
     save_file(vae.state_dict(), args.work / "vae.safetensors")
+
+
+@dataclass
+class VAELoss:
+    """The loss of `batch` crops, or of half as many whole drawings, as a function of (step, part)."""
+
+    vae: VAE
+    folder: Path
+    pictures: int
+    batch: int
+    crops_until: float
+
+    def __call__(self, step: int, part: int) -> Tensor:
+        """A scalar: L1 and squared error of pixels, L1 of their differences, and a little of the KL divergence."""
+        drawn = data.pictures(self.folder, self.pictures, workers=1)
+        stream = Stream(SEED, "vae batch", step, part)
+        crop = step < self.crops_until
+        rows = [drawn[stream.below(len(drawn))] for _ in range(self.batch if crop else self.batch // 2)]
+        if crop:
+            corners = [(stream.below(CROP + 1), stream.below(CROP + 1)) for _ in rows]
+            rows = [row[:, y : y + CROP, x : x + CROP] for row, (y, x) in zip(rows, corners, strict=True)]
+        x_BCHW = data.to_float(np.stack(rows)).to(_device(self.vae))
+        mean, logvar = self.vae.encode(x_BCHW)
+        z_BCHW = mean + (0.5 * logvar).exp() * _normal(mean.shape, "vae noise", step, part).to(mean.device)
+        y_BCHW = self.vae.decode(z_BCHW)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        pixels = F.l1_loss(y_BCHW, x_BCHW) + F.mse_loss(y_BCHW, x_BCHW)
+        return pixels + 0.5 * _edges(y_BCHW, x_BCHW) + 1e-4 * kl
 
 
 def _edges(y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
@@ -123,6 +138,10 @@ def standardise(vae: VAE, x_BCHW: Tensor) -> None:
     _bias(encoding)[latent:].add_(2 * scale.log())
 
 
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def _bias(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
     return conv.bias
@@ -140,31 +159,46 @@ def train_unet(args: argparse.Namespace) -> None:
     initialise(unet, text)
     model = nn.ModuleDict({"unet": unet, "text": text}).to(args.device)
     plan = Plan(steps=args.steps, lr=args.lr, warmup=100, show_every=300, save_every=150)
-    batch = args.batch * args.threads
-
-    def loss_at(step: int, part: int) -> Tensor:
-        stream = Stream(SEED, "unet batch", step, part)
-        indices = [stream.below(len(z_NCHW)) for _ in range(args.batch)]
-        ids_BL = torch.tensor([data.token_row(i, stream) for i in indices], device=args.device)
-        # One timestep from each of `batch` equal intervals: uniform, with less variance than independent draws.
-        times = [int((part * args.batch + i + stream.uniform()) / batch * noise.STEPS) for i in range(args.batch)]
-        t_B = torch.tensor(times, device=args.device)
-        x_BCHW = z_NCHW[indices]
-        noise_BCHW = _normal(x_BCHW.shape, "unet noise", step, part).to(args.device)
-        eps_BCHW = unet(noise.add_noise(x_BCHW, noise_BCHW, t_B), t_B, text(ids_BL, CONFIG.clip_skip))
-        errors_B = F.mse_loss(eps_BCHW, noise_BCHW, reduction="none").mean(dim=(1, 2, 3))
-        return (errors_B * _min_snr(t_B)).mean()
+    loss_at = UNetLoss(unet, text, z_NCHW, args.batch, parts=args.cores)
 
     def show(step: int) -> None:
         _grid(generate(unet, vae, text, PROMPTS), 6, args.work / f"unet-{step:06}.png")
 
     trainee = Trainee(model, plan)
-    train(trainee, loss_at, show, args.work / "unet.state.safetensors", args.threads)
+    train(trainee, loss_at, show, args.work / "unet.state.safetensors", args.cores)
     trainee.use_average()
     save_ldm(args.out, unet, vae, text, CONFIG)
     for name, part in (("U-Net", unet), ("VAE", vae), ("text encoder", text)):
         print(f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters")
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+@dataclass
+class UNetLoss:
+    """The loss of `batch` latents with their captions, one of `parts` of a step, as a function of (step, part)."""
+
+    unet: UNet
+    text: TextEncoder
+    latents: Tensor
+    batch: int
+    parts: int
+
+    def __call__(self, step: int, part: int) -> Tensor:
+        """A scalar: the weighted squared error of the predicted noise."""
+        device = self.latents.device
+        stream = Stream(SEED, "unet batch", step, part)
+        indices = [stream.below(len(self.latents)) for _ in range(self.batch)]
+        ids_BL = torch.tensor([data.token_row(i, stream) for i in indices], device=device)
+        # One timestep from each of as many equal intervals as the step has latents: uniform, with less variance than
+        # independent draws.
+        first, count = part * self.batch, self.parts * self.batch
+        times = [int((first + i + stream.uniform()) / count * noise.STEPS) for i in range(self.batch)]
+        t_B = torch.tensor(times, device=device)
+        x_BCHW = self.latents[indices]
+        noise_BCHW = _normal(x_BCHW.shape, "unet noise", step, part).to(device)
+        eps_BCHW = self.unet(noise.add_noise(x_BCHW, noise_BCHW, t_B), t_B, self.text(ids_BL, CONFIG.clip_skip))
+        errors_B = F.mse_loss(eps_BCHW, noise_BCHW, reduction="none").mean(dim=(1, 2, 3))
+        return (errors_B * _min_snr(t_B)).mean()
 
 
 @torch.no_grad()
@@ -196,7 +230,7 @@ def initialise(unet: UNet, text: TextEncoder) -> None:
 @torch.no_grad()
 def generate(unet: UNet, vae: VAE, text: TextEncoder, prompts: list[str], cfg: float = 5.0, steps: int = 20) -> Tensor:
     """One picture for each prompt, (B, 3, 128, 128) in about [-1, 1]."""
-    device = unet.conv_in.weight.device
+    device = _device(unet)
     states_BLD = text(data.prompt_rows(["", *prompts]).to(device), CONFIG.clip_skip)
     side = data.SIZE // FACTOR
     noise_BCHW = _normal(torch.Size((len(prompts), 4, side, side)), "preview").to(device)
@@ -220,14 +254,14 @@ def _latents(vae: VAE, args: argparse.Namespace) -> Tensor:
     """Scaled latent means of all drawings, (N, 4, 16, 16), computed once and kept in the work folder."""
     path = args.work / f"latents-{args.pictures}.safetensors"
     if not path.exists():
-        drawn = data.pictures(args.work, args.pictures, args.threads)
+        drawn = data.pictures(args.work, args.pictures, args.cores)
         blocks = [drawn[i : i + 16] for i in range(0, len(drawn), 16)]
 
         def encode(block: npt.NDArray[np.uint8]) -> Tensor:
             with torch.no_grad():
                 return vae.encode(data.to_float(block).to(args.device))[0] * SCALE
 
-        with ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(args.cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             save_file({"z": torch.cat(list(pool.map(encode, blocks)))}, path)
     return load_file(path)["z"].to(args.device)
 
@@ -250,10 +284,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for data, snapshots and sample pictures")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("mini.safetensors"))
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True, help="drawings of one thread in one step")
+    parser.add_argument("--batch", type=int, required=True, help="drawings of one process in one step")
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--pictures", type=int, default=24000, help="how many drawings to learn from")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="1 with --device cuda")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="processes; 1 with --device cuda")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(1)
