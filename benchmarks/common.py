@@ -30,7 +30,7 @@ class Series:
         return statistics.median(self.seconds)
 
     def facts(self) -> dict[str, Any]:
-        return {"median": round(self.median, 3), "seconds": [round(value, 3) for value in self.seconds]}
+        return {"median": round(self.median, 4), "seconds": [round(value, 4) for value in self.seconds]}
 
 
 def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *, stop: bool = False) -> float:

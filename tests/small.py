@@ -28,9 +28,9 @@ def randomise(model: nn.Module, seed: int) -> None:
             parameter.data.copy_(scale * noise)
 
 
-def base(seed: int = 0) -> tuple[UNet, TextEncoder]:
+def base(seed: int = 0, unet_sizes: UNetConfig = UNET, text_sizes: TextConfig = TEXT) -> tuple[UNet, TextEncoder]:
     """A U-Net (8.8 M parameters) and a text encoder in evaluation mode."""
-    unet, text_encoder = UNet(UNET), TextEncoder(TEXT)
+    unet, text_encoder = UNet(unet_sizes), TextEncoder(text_sizes)
     randomise(unet, seed)
     randomise(text_encoder, seed + 1)
     return unet.eval(), text_encoder.eval()
@@ -40,12 +40,13 @@ def diffusers_unet(unet: UNet) -> Any:
     """diffusers' U-Net with the weights of ours."""
     from diffusers import UNet2DConditionModel
 
+    sizes = unet.config
     model = UNet2DConditionModel(
         sample_size=16,
-        block_out_channels=tuple(UNET.width * m for m in UNET.multipliers),
-        cross_attention_dim=UNET.context,
-        attention_head_dim=UNET.heads,  # diffusers' old name for the number of heads
-        norm_num_groups=UNET.groups,
+        block_out_channels=tuple(sizes.width * m for m in sizes.multipliers),
+        cross_attention_dim=sizes.context,
+        attention_head_dim=sizes.heads,  # diffusers' old name for the number of heads
+        norm_num_groups=sizes.groups,
     )
     model.load_state_dict(unet.state_dict())
     return model.eval()
@@ -55,13 +56,14 @@ def transformers_text_model(text_encoder: TextEncoder) -> Any:
     """transformers' CLIP text model with the weights of ours."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    sizes = text_encoder.config
     model = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=TEXT.vocabulary,
-            hidden_size=TEXT.width,
-            intermediate_size=TEXT.inner,
-            num_hidden_layers=TEXT.layers,
-            num_attention_heads=TEXT.heads,
+            vocab_size=sizes.vocabulary,
+            hidden_size=sizes.width,
+            intermediate_size=sizes.inner,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads,
             hidden_act="quick_gelu",
         )
     )

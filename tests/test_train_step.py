@@ -312,3 +312,15 @@ def test_gradients_are_not_clipped_when_the_limit_is_zero() -> None:
     # exp_avg is 0.1 of the first gradient, whose norm the last limit makes 1e-3.
     assert float(moments[0].norm()) > 1e-3
     assert float(moments[2].norm()) == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_the_bits_do_not_depend_on_the_number_of_cores() -> None:
+    def result(threads: int) -> tuple[Any, list[float]]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return run(new_trainer(True), some_steps(4, 1, 3), some_latents(3))
+        finally:
+            torch.set_num_threads(before)
+
+    assert result(1) == result(4)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lorac.train.step import Trainer
 
 NAME = "train"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.CHAIN
 POOL = "gpu"
 OUTPUTS = ("lora", "moments", "losses")

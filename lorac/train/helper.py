@@ -1,8 +1,8 @@
 """A second thread for work that the chain of layers does not wait for, and memory that is not given back.
 
 A small base at batch 1 gains nothing from a second thread within its operations: they are too short. Whole pieces of
-work beside the chain (gradients of factors, AdamW, merging) are long enough. Every operation then runs on one thread,
-so the bits of the result do not depend on the number of cores.
+work beside the chain (gradients of factors, AdamW, merging) are long enough. The numbers of threads are fixed, so the
+bits of the result do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def helper_for(device: torch.device) -> Executor:
 
 
 @contextmanager
-def single_threaded() -> Iterator[None]:
-    """Operations of this thread run on one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def threads(count: int) -> Iterator[None]:
+    """Operations of the calling thread run on `count` cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lorac.errors import Interrupted, TrainingDiverged
-from lorac.train.helper import single_threaded
+from lorac.train.helper import threads
 from lorac.train.slices import Slice, Step
 from lorac.train.step import Trainer
 
@@ -53,7 +53,7 @@ def train_segment(
         done = int(state["step"]) - steps.first_step
         losses.values = state["losses"].tolist() if done else []
     saved_at = time.monotonic()
-    with single_threaded() if trainer.fused else nullcontext():
+    with threads(1) if trainer.fused else nullcontext():
         for step in islice(steps.steps(), done, None):
             if cancelled.is_set():
                 snapshot(_state(trainer, step.index, losses))

@@ -6,6 +6,7 @@ Shape suffixes: B batch, C latent channels, H height, W width, K chunks of a cap
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from lorac.sd.tokenizer import chunk
 from lorac.sd.unet import UNet
 from lorac.sd.vae import SCALE
 from lorac.train.fused import Fused
-from lorac.train.helper import helper_for, keep_freed_memory
+from lorac.train.helper import helper_for, keep_freed_memory, threads
 from lorac.train.loss_scale import LossScale
 from lorac.train.optimiser import Optimisation, Optimiser
 from lorac.train.slices import Step
@@ -78,7 +79,8 @@ class Trainer:
         with torch.set_grad_enabled("text_encoder" in self.trained):
             context_BLD = self.text_encoder(ids_BKL.to(self.device), self.clip_skip)
         self.optimiser.settle()
-        estimate_BCHW = self.unet(noisy_BCHW, t_B.to(self.device), context_BLD)
+        with threads(2) if self.fused else nullcontext():  # the helper has nothing to do meanwhile
+            estimate_BCHW = self.unet(noisy_BCHW, t_B.to(self.device), context_BLD)
         error_BCHW = F.mse_loss(estimate_BCHW.float(), noise_BCHW.to(self.device), reduction="none")
         loss = (error_BCHW.mean((1, 2, 3)) * weight_B.to(self.device)).mean()
         torch.autograd.backward(self.loss_scale.scaled(loss))
