@@ -94,7 +94,8 @@ def lora_file(
     tensors = {name: tensor.to(dtype) for name, tensor in state.items() if name.startswith("lora_")}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            remedy = "train with a smaller learning_rate" if precision == "fp32" else 'set output.precision to "fp32"'
+            diverged = not torch.isfinite(state[name]).all()
+            remedy = "train with a smaller learning_rate" if diverged else 'set output.precision to "fp32"'
             raise TrainingDiverged(f"{name}: a value is not finite as {precision}; {remedy}")
     digest = safetensors.tensor_hash(tensors)
     hashes = {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}

@@ -79,9 +79,11 @@ def pictures(path: Path | str, extension: str = ".txt", where: str = "") -> list
     except OSError as error:
         raise InputError([_unreadable(place, error)]) from error
     if not found and not problems:
-        what = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.items())) or "nothing"
+        what = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.items()))
         remedy = f"lorac reads {' '.join(sorted(EXTENSIONS))}"
-        problems.append(Problem(place, f'no pictures in "{shown_path(path)}", only {what}', remedy))
+        problems.append(
+            Problem(place, f'no pictures in "{shown_path(path)}"' + (f", only {what}" if what else ""), remedy)
+        )
     found.sort(key=lambda picture: picture.name)
     problems += _duplicates(found)
     if problems:

@@ -89,7 +89,7 @@ def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
 
 def _files(recipe: Recipe, run: Run) -> str:
     saved = arithmetic.saved_epochs(run.steps, run.batches, recipe.train.save_every_n_epochs)
-    numbered = [f"{recipe.name}-{n:06d}.safetensors" for n in range(1, len(saved) + 1)]
+    numbered = [f"{recipe.name}-{n:06d}.safetensors" for n in saved]
     if len(numbered) > FILES_SHOWN:
         numbered[FILES_SHOWN - 1 : -1] = ["…"]
     return ", ".join([*numbered, f"{recipe.name}.safetensors"])

@@ -254,6 +254,17 @@ def test_a_folder_without_pictures(built_copy: Path, verb: str) -> None:
     assert contents(built_copy / "build") == before
 
 
+@pytest.mark.parametrize("command", [["build"], ["build", "-n"], ["why"], ["check"]])
+def test_every_unusable_folder_is_named_at_once(built_copy: Path, command: list[str]) -> None:
+    for folder in ("pictures", "class"):
+        for picture in (built_copy / folder).glob("*.png"):
+            picture.unlink()
+    found = refused(*command, "recipe.toml")
+    assert len(found) == 2
+    for folder in ("pictures", "class"):
+        assert f'no pictures in "{folder}"' in "".join(found)
+
+
 def test_a_picture_without_caption_and_trigger(built_copy: Path) -> None:
     for caption in (built_copy / "class").glob("*.txt"):
         caption.unlink()

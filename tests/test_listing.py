@@ -110,7 +110,7 @@ def test_nothing_there() -> None:
         'q/*.png: no pictures in "q/*.png", only 1 .jpg; lorac reads .bmp .jpeg .jpg .png .webp'
     )
     Path("empty").mkdir()
-    assert 'no pictures in "empty", only nothing' in complaint("empty")
+    assert 'no pictures in "empty"; ' in complaint("empty")
     assert complaint("nowhere") == 'nowhere: the folder "nowhere" does not exist'
 
 

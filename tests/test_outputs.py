@@ -34,7 +34,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def graph_of(*recipes: str, **params: Any) -> Graph:
-    """Recipes that each give `NAME.a`, `NAME-1.a` … of a column and `one.b` of a single value."""
+    """Recipes that each give `NAME.a`, `NAME-2.a`, `NAME-4.a` … of a column and `one.b` of a single value."""
     graph = Graph()
     for recipe in recipes:
         source = graph.add(Node(f"{recipe}:source", "source", {}, hints={"path": "f"}))
@@ -42,7 +42,7 @@ def graph_of(*recipes: str, **params: Any) -> Graph:
         one = graph.add(Node(f"{recipe}:one", "one", {}, {"x": take(each, Take.WHOLE)}))
         graph.outputs += [
             Output(recipe, f"{recipe}.a", Input(each, "a", Take.LAST)),
-            Output(recipe, f"{recipe}-{{n}}.a", Input(each, "a")),
+            Output(recipe, f"{recipe}-{{n}}.a", Input(each, "a"), every=2),
             Output(recipe, "one.b", Input(one, "b")),
         ]
     return graph
@@ -69,7 +69,7 @@ def expected(bench: Bench, graph: Graph, recipe: str) -> dict[str, bytes]:
     *others, last = found[each]["a"]
     return {
         f"{recipe}.a": last,
-        **{f"{recipe}-{n + 1}.a": data for n, data in enumerate(others)},
+        **{f"{recipe}-{2 * (n + 1)}.a": data for n, data in enumerate(others)},
         "one.b": found[one]["b"][0],
     }
 
@@ -114,12 +114,12 @@ def _sha256(data: bytes) -> str:
 
 def test_files_that_are_no_longer_made_go_unless_they_were_edited(bench: Bench, tmp_path: Path) -> None:
     run(bench, tmp_path, graph_of("r"))
-    (tmp_path / "r" / "r-3.a").write_bytes(b"mine")
+    (tmp_path / "r" / "r-6.a").write_bytes(b"mine")
     (tmp_path / "r" / "notes.txt").write_bytes(b"mine")
     del bench.world.folders["f"]["0.png"], bench.world.folders["f"]["1.png"]
     graph = graph_of("r")
     run(bench, tmp_path, graph)
-    assert contents(tmp_path / "r") == {**expected(bench, graph, "r"), "r-3.a": b"mine", "notes.txt": b"mine"}
+    assert contents(tmp_path / "r") == {**expected(bench, graph, "r"), "r-6.a": b"mine", "notes.txt": b"mine"}
 
 
 @pytest.mark.parametrize(

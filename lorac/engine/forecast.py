@@ -15,6 +15,7 @@ from lorac.engine.protocol import Kind, Scanner
 from lorac.engine.resolve import BlobMissing, Lookup, Result, look_up
 from lorac.engine.scan import scan
 from lorac.engine.wording import padded, width
+from lorac.errors import InputError, Problem
 from lorac.graph.nodes import Graph, Node
 from lorac.store.blobs import Store
 
@@ -41,9 +42,14 @@ def forecast(
     """The outlook of every node, in dependency order. Scans the sources; raises InputError for unusable files."""
     results: dict[Node, Result] = {}
     forecasts: dict[Node, Forecast] = {}
+    problems: list[Problem] = []
     for node in graph.nodes:
         if node.kind in scanners:
-            results[node], look = scan(node, scanners[node.kind], store)
+            try:
+                results[node], look = scan(node, scanners[node.kind], store)
+            except InputError as error:
+                problems += error.problems
+                continue
             forecasts[node] = Forecast(Outlook.FOUND, 0, len(results[node].names) or 1, look)
         elif any(source.node not in results for source in node.inputs.values()):
             forecasts[node] = Forecast(Outlook.MAY_RUN)
@@ -52,6 +58,8 @@ def forecast(
             look_found = forecasts[node].look
             if look_found is not None and look_found.result is not None:
                 results[node] = look_found.result
+    if problems:
+        raise InputError(problems)
     return forecasts
 
 

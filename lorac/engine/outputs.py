@@ -37,7 +37,7 @@ class Wanted:
 
 
 def wanted(outputs: Sequence[Output], results: Mapping[Node, Result], store: Store, folder: Path) -> list[Wanted]:
-    """The files of one recipe. `{n}` in a name stands for an item's number; the last item of a column has no number."""
+    """The files of one recipe. `{n}` in a name stands for an item's number times `every`; a column's last has none."""
     found = []
     for output in outputs:
         source, result = output.value, results[output.value.node]
@@ -49,7 +49,7 @@ def wanted(outputs: Sequence[Output], results: Mapping[Node, Result], store: Sto
             found.append(Wanted(folder / output.file, source.node, column[ENDS[source.take]]))
         else:
             for number, value in enumerate(column[:-1], start=1):
-                found.append(Wanted(folder / output.file.format(n=number), source.node, value))
+                found.append(Wanted(folder / output.file.format(n=number * output.every), source.node, value))
     return found
 
 

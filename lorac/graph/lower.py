@@ -91,7 +91,7 @@ class _Lowering:
             *([(f"{name}.png", Input(sample, "preview", Take.FIRST))] if sample else []),
             ("report.html", Input(report, "html")),
         ]:
-            self.graph.outputs.append(Output(name, file, value))
+            self.graph.outputs.append(Output(name, file, value, self.recipe.train.save_every_n_epochs or 1))
 
     def _add(
         self,

@@ -75,11 +75,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Output:
-    """A file the user gets: `file` is its name under `folder`; `{n}` in it becomes the item's number, from 1."""
+    """A file the user gets: `file` is its name; `{n}` in it becomes the item's number, from 1, times `every`."""
 
     recipe: str
     file: str
     value: Input
+    every: int = 1
 
 
 class Graph:

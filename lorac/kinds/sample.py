@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lorac.sd.vae import VAE
 
 NAME = "sample"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("row", "preview")
@@ -66,10 +66,11 @@ class Studio:
         shape = (1, 4, params["height"] // FACTOR, params["width"] // FACTOR)
         with torch.no_grad():
             self.lora.set_strength(strength)
+            states_BLD, negative_BLD = self._states(prompt["prompt"], prompt["negative"])
             latents_BCHW = sample(
                 self.unet,
-                self._states(prompt["prompt"]),
-                self._states(prompt["negative"]),
+                states_BLD,
+                negative_BLD,
                 self._noise(shape, 0),
                 params["steps"],
                 params["cfg_scale"],
@@ -79,14 +80,16 @@ class Studio:
             x_BCHW = self.vae.decode(latents_BCHW.float() / SCALE)
         return to_image(x_BCHW[0])
 
-    def _states(self, text: str) -> Tensor:
+    def _states(self, *texts: str) -> list[Tensor]:
+        """Of each text (1, L, D), in as many windows of 75 tokens as the longest needs."""
         import torch
 
         from lorac.sd.tokenizer import Tokenizer, chunk
 
-        rows = chunk(Tokenizer().encode(text)[:75], 75)
-        states: Tensor = self.text(torch.tensor(rows, device=self.device.name), self.params["clip_skip"])
-        return states
+        ids = [Tokenizer().encode(text) for text in texts]
+        windows = max(1, *(-(-len(row) // 75) for row in ids))
+        rows_TKL = torch.tensor([chunk(row, 75 * windows) for row in ids], device=self.device.name)
+        return [self.text(rows_KL[None], self.params["clip_skip"]) for rows_KL in rows_TKL]
 
     def _noise(self, shape: tuple[int, ...], number: int) -> Tensor:
         import torch

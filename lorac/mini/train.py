@@ -4,8 +4,8 @@
     python -m lorac.mini.train unet --work DIR --steps 8000 --batch 12 --lr 3e-3 --cores 4
 
 Kill either of them and run the same command again: it continues from its last snapshot, to the same bits.
-On cores of an AMD EPYC (Zen 3, 2.45 GHz) a step takes 0.4 s (crops) to 0.7 s in the first stage and 0.9 s in the second:
-16 minutes and two hours, and four minutes to draw and encode. Set `OMP_NUM_THREADS=1`; with glibc also
+On cores of an AMD EPYC (Zen 3, 2.45 GHz) a step takes 0.4 s (crops) to 0.7 s in the first stage and 0.9 s in the
+second: 16 minutes and two hours, and four minutes to draw and encode. Set `OMP_NUM_THREADS=1`; with glibc also
 `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_THRESHOLD_` to 4294967296, which saves a third.
 
 Legend: N drawings, B batch, C channels, H height, W width, L tokens, D text channels.

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+POLYNOMIAL_END = 1e-7
+"""The learning rate at which `polynomial` ends, whatever it starts from (diffusers' default, kohya's too)."""
+
 
 def regularisation_order(repeats: Sequence[int], n_train: int) -> list[int]:
     """Which regularisation pictures an epoch shows, as indices, one for each sample.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 
 from lorac.listing import EXTENSIONS
+from lorac.recipe.arithmetic import POLYNOMIAL_END
 from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
 from lorac.recipe.schema import BUILTIN_BASE, Document, Train
@@ -86,6 +87,13 @@ def _warmup(document: Document) -> Iterator[Finding]:
         yield Finding(at, cause, "give fewer steps, or a share of the run such as 0.05")
 
 
+def _polynomial(document: Document) -> Iterator[Finding]:
+    train = document.train
+    if train.lr_scheduler == "polynomial" and train.learning_rate <= POLYNOMIAL_END:
+        cause = f'the scheduler "polynomial" ends at {POLYNOMIAL_END:g}, and learning_rate is {train.learning_rate:g}'
+        yield Finding(("train", "learning_rate"), cause, "give a larger learning_rate, or another lr_scheduler")
+
+
 def _grid(train: Train) -> int:
     """The pixels that sides of pictures are multiples of, because the U-Net halves its latents three times, or once."""
     return 16 if train.base == BUILTIN_BASE else 64
@@ -129,6 +137,7 @@ _RULES: dict[Rule, list[KeyPath]] = {
     _name: [],
     _length: [("train", "epochs"), ("train", "steps")],
     _warmup: [("train", "lr_scheduler")],
+    _polynomial: [("train", "lr_scheduler"), ("train", "learning_rate")],
     _sizes: [("train", "base")],
     _bucket_limits: [],
     _strengths: [],

@@ -24,6 +24,7 @@ Text = Annotated[str, Meta(min_length=1)]
 Texts = tuple[Text, ...]
 Natural = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+MOST_STEPS, MOST_EPOCHS = 10_000_000, 100_000
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -129,10 +130,12 @@ class Train(Section, frozen=True):
     bucket_no_upscale: Annotated[bool, key("Never enlarge a picture to fill its bucket.")] = False
     batch_size: Annotated[Count, key("Pictures per step.", kohya="train_batch_size")] = 1
     epochs: Annotated[
-        Count | None,
+        Annotated[int, Meta(ge=1, le=MOST_EPOCHS)] | None,
         key("Length in passes over all pictures; regularisation doubles their number.", kohya="max_train_epochs"),
     ] = None
-    steps: Annotated[Count | None, key("Length in optimiser steps.", kohya="max_train_steps")] = None
+    steps: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_STEPS)] | None, key("Length in optimiser steps.", kohya="max_train_steps")
+    ] = None
     learning_rate: Annotated[NotNegative, key("Learning rate of the U-Net and of the text encoder.")] = 1e-4
     text_encoder_lr: Annotated[NotNegative | None, key("Of the text encoder alone. Absent: learning_rate.")] = None
     unet_lr: Annotated[NotNegative | None, key("Of the U-Net alone. Absent: learning_rate.")] = None

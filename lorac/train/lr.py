@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, pi
 
-POLYNOMIAL_END = 1e-7
-"""The learning rate at which `polynomial` ends, whatever it starts from (diffusers' default, kohya's too)."""
+from lorac.recipe.arithmetic import POLYNOMIAL_END
 
 
 @dataclass(frozen=True)
