@@ -18,8 +18,9 @@ from lorac.export import Facts, Folder, lora_file, metadata, sidecar
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import Caption, Network, Output, Sample, Train
 from lorac.sd.lora import LoRANetwork
+from lorac.sd.tokenizer import chunk
 from lorac.train.schedule import Summary
-from tests.small import base, diffusers_unet
+from tests.small import base, diffusers_unet, transformers_text_model
 
 RECIPE = Recipe(
     name="riho",
@@ -70,26 +71,37 @@ def exported() -> bytes:
 
 
 def test_diffusers_loads_the_file_and_gives_our_output(exported: bytes, tmp_path: Path) -> None:
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    """Its own `load_lora_weights`, U-Net and text encoder."""
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
 
     path = tmp_path / "riho.safetensors"
     path.write_bytes(exported)
-    unet, _, lora = trained()
-    x, t, context = torch.randn(2, 4, 16, 16), torch.tensor([10, 900]), torch.randn(2, 152, 64)
+    unet, text_encoder, lora = trained()
+    x, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
+    ids = torch.tensor(chunk(list(range(1000, 1100)), 150))
     with torch.no_grad():
-        ours = unet(x, t, context)
+        states = text_encoder(ids)
+        ours = unet(x, t, states)
         lora.detach()
-        bare = unet(x, t, context)
-        theirs = diffusers_unet(unet)
-        state, alphas, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(
-            path, unet_config=None, return_lora_metadata=True
+        bare_states = text_encoder(ids)
+        bare = unet(x, t, states)
+        pipeline = StableDiffusionPipeline(
+            unet=diffusers_unet(unet),
+            text_encoder=transformers_text_model(text_encoder),
+            scheduler=DDPMScheduler(clip_sample=False),
+            vae=None,
+            tokenizer=None,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
         )
-        StableDiffusionLoraLoaderMixin.load_lora_into_unet(state, network_alphas=alphas, unet=theirs)
-        expected = theirs(x, t, context).sample
+        pipeline.load_lora_weights(path)
+        their_states = pipeline.text_encoder(ids).last_hidden_state
+        expected = pipeline.unet(x, t, their_states).sample
+    assert (states - bare_states).norm() > 0.05 * bare_states.norm()
     assert (ours - bare).norm() > 0.05 * bare.norm()
+    assert (states - their_states).norm() <= 1e-4 * their_states.norm()
     assert (ours - expected).norm() <= 1e-4 * expected.norm()
-    assert len(alphas) == 264
-    assert not [name for name in state if not name.startswith(("unet.", "text_encoder."))]
 
 
 def test_the_table_holds_792_tensors_and_nothing_else(exported: bytes) -> None:

@@ -246,8 +246,8 @@ def test_the_article_recipe() -> None:
     assert (train.lr_scheduler, train.lr_warmup_steps, train.max_token_length) == ("cosine_with_restarts", 0.01, 150)
     assert (train.prior_loss_weight, train.save_every_n_epochs, train.clip_skip) == (1.0, 1, None)
     assert [prompt.prompt for prompt in recipe.sample.prompts if not isinstance(prompt, str)] == [
-        "1girl, izumi riho",
-        "1girl, izumi riho, school uniform, standing, school",
+        "1girl, izumi riho, looking at viewer, smile, simple background",
+        "1girl, izumi riho, school uniform, upper body, school",
         "1girl, izumi riho, swimsuit, ocean",
     ]
     assert recipe.sample.strengths == (0.5, 0.7, 1.0)
