@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lorac.errors import Interrupted, TrainingDiverged
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.safetensors import deserialise, serialise
+from lorac.train.helper import threads
 from lorac.train.loop import train_segment
 from lorac.train.loss_scale import LossScale
 from lorac.train.optimiser import Optimisation, Optimiser
@@ -315,12 +316,8 @@ def test_gradients_are_not_clipped_when_the_limit_is_zero() -> None:
 
 
 def test_the_bits_do_not_depend_on_the_number_of_cores() -> None:
-    def result(threads: int) -> tuple[Any, list[float]]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
+    def result(cores: int) -> tuple[Any, list[float]]:
+        with threads(cores):
             return run(new_trainer(True), some_steps(4, 1, 3), some_latents(3))
-        finally:
-            torch.set_num_threads(before)
 
     assert result(1) == result(4)
