@@ -112,8 +112,8 @@ pickled, and its model with it."""
 def train(trainee: Trainee, loss_at: LossAt, show: Callable[[int], None], path: Path, parts: int) -> None:
     """Runs the plan, from `path` where it exists. `show(step)` writes pictures, with the averaged weights in place.
 
-    A step's batch is the mean over `parts` processes of one core each, which share the weights: at this width, batches
-    whose every operation is spread over the cores take twice as long, and threads wait for the interpreter's lock. With
+    A step's batch is the mean over `parts` processes of one core each, which share the weights. As threads they waited
+    for the interpreter's lock: a step of the U-Net took 1.15 s on four cores, where it takes 0.9 s with processes. With
     one part all is as usual (and that part gets CUDA).
     """
     with Gradients(trainee, loss_at, parts) as gradients, ThreadPoolExecutor(parts, initializer=_one_core) as pool:
