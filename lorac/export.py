@@ -136,7 +136,7 @@ def _identity(recipe: Recipe, facts: Facts) -> dict[str, Any]:
 
 def _hyperparameters(recipe: Recipe, facts: Facts) -> dict[str, Any]:
     train, caption = recipe.train, recipe.caption
-    betas = f"betas=({train.betas[0]}, {train.betas[1]})"
+    betas, decay = train.betas or (0.9, 0.999), 0.01 if train.weight_decay is None else train.weight_decay
     return {
         "ss_batch_size_per_device": train.batch_size,
         "ss_caption_dropout_every_n_epochs": caption.caption_dropout_every_n_epochs,
@@ -152,8 +152,8 @@ def _hyperparameters(recipe: Recipe, facts: Facts) -> dict[str, Any]:
         "ss_max_token_length": None if train.max_token_length == 75 else train.max_token_length,
         "ss_max_train_steps": facts.summary.steps,
         "ss_num_epochs": facts.summary.epochs,
-        "ss_optimizer": f"torch.optim.adamw.AdamW(weight_decay={train.weight_decay},{betas},eps={train.eps})",
-        "ss_prior_loss_weight": train.prior_loss_weight,
+        "ss_optimizer": f"torch.optim.adamw.AdamW(weight_decay={decay},betas={betas},eps={train.eps or 1e-8})",
+        "ss_prior_loss_weight": recipe.loss.prior_loss_weight,
         "ss_seed": train.seed,
         "ss_shuffle_caption": caption.shuffle_caption,
         "ss_steps": facts.steps,

@@ -16,7 +16,7 @@ import torch
 from lorac.errors import TrainingDiverged
 from lorac.export import Facts, Folder, lora_file, metadata, sidecar
 from lorac.recipe.recipe import PictureSet, Recipe
-from lorac.recipe.schema import Caption, Network, Output, Sample, Train
+from lorac.recipe.schema import Caption, Loss, Network, Output, Sample, Tagger, Train, Validation
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.tokenizer import chunk
 from lorac.train.schedule import Summary
@@ -28,8 +28,11 @@ RECIPE = Recipe(
     sources=(PictureSet("/home/me/36_riho", 36, "white", "riho.toml:3", trigger=("izumi riho", "idol")),),
     regularisation=(),
     caption=Caption(shuffle_caption=True, keep_tokens=1),
+    tagger=Tagger(),
     network=Network(dim=4, alpha=2.0),
     train=Train(epochs=3, text_encoder_lr=5e-5, unet_lr=1e-4, max_token_length=150),
+    loss=Loss(),
+    validation=Validation(),
     sample=Sample(),
     output=Output(name="riho", comment="リホの頭, v1", preferred_weight=0.7, negative="blurry", notes="head only"),
 )

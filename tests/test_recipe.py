@@ -244,7 +244,7 @@ def test_the_article_recipe() -> None:
     assert (train.epochs, train.steps, train.batch_size, train.seed) == (3, None, 1, 23)
     assert (train.text_encoder_lr, train.unet_lr) == (1e-4, 1e-4)
     assert (train.lr_scheduler, train.lr_warmup_steps, train.max_token_length) == ("cosine_with_restarts", 0.01, 150)
-    assert (train.prior_loss_weight, train.save_every_n_epochs, train.clip_skip) == (1.0, 1, None)
+    assert (recipe.loss.prior_loss_weight, train.save_every_n_epochs, train.clip_skip) == (1.0, 1, None)
     assert [prompt.prompt for prompt in recipe.sample.prompts if not isinstance(prompt, str)] == [
         "1girl, izumi riho, looking at viewer, smile, simple background",
         "1girl, izumi riho, school uniform, upper body, school",

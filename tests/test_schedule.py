@@ -79,7 +79,7 @@ def test_steps_may_end_within_an_epoch() -> None:
 
 
 def test_learning_rates_follow_the_curve_in_both_groups() -> None:
-    settings = replace(SETTINGS, epochs=5, scheduler="cosine_with_restarts", warmup=0.1, lr_text=0.0)
+    settings = replace(SETTINGS, epochs=5, lr_scheduler="cosine_with_restarts", lr_warmup_steps=0.1, lr_text=0.0)
     (part,) = Schedule([pictures(10)], settings).slices()
     curve = Curve("cosine_with_restarts", 50, 5)
     assert list(part.lr_unet) == [2e-4 * curve.factor(step) for step in range(50)]

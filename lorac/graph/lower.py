@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -23,7 +23,7 @@ from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
-from lorac.recipe.schema import Prompt
+from lorac.recipe.schema import PATHS, Prompt, read_by
 
 
 @dataclass(frozen=True)
@@ -144,29 +144,20 @@ class _Lowering:
         latent = self._add("latent", {}, {"pixels": pixels, "vae": vae}, label=label)
         return Pictures(label, folder, regularisation, source, image, caption, tokens, latent)
 
+    def _read_by(self, node: str) -> dict[str, Value]:
+        """The recipe's values that a node kind reads as they stand, by section: what `schema.key(nodes=…)` says."""
+        values: dict[str, dict[str, Value]] = {}
+        for section, name in read_by(node):
+            values.setdefault(section, {})[name] = msgspec.to_builtins(getattr(getattr(self.recipe, section), name))
+        return dict(values)
+
     def _schedule(self, sets: Sequence[Pictures]) -> Node:
-        train, rules = self.recipe.train, self.recipe.caption
+        train, targets = self.recipe.train, self.recipe.network.targets
         params: dict[str, Value] = {
             "subsets": [{"repeats": s.folder.repeats, "regularisation": s.regularisation} for s in sets],
-            "shuffle_caption": rules.shuffle_caption,
-            "keep_tokens": rules.keep_tokens,
-            "caption_dropout_rate": rules.caption_dropout_rate,
-            "caption_dropout_every_n_epochs": rules.caption_dropout_every_n_epochs,
-            "caption_tag_dropout_rate": rules.caption_tag_dropout_rate,
-            "batch_size": train.batch_size,
-            "epochs": train.epochs,
-            "steps": train.steps,
-            "lr_unet": train.unet_lr if "unet" in self.recipe.network.targets else 0.0,
-            "lr_text": train.text_encoder_lr if "text_encoder" in self.recipe.network.targets else 0.0,
-            "learning_rate": train.learning_rate,
-            "scheduler": train.lr_scheduler,
-            "cycles": train.lr_scheduler_num_cycles,
-            "power": train.lr_scheduler_power,
-            "warmup": train.lr_warmup_steps,
-            "max_token_length": train.max_token_length,
-            "save_every_n_epochs": train.save_every_n_epochs,
-            "prior_loss_weight": train.prior_loss_weight,
-            "seed": train.seed,
+            **self._read_by("schedule"),
+            "lr_unet": train.unet_lr if "unet" in targets else 0.0,
+            "lr_text": train.text_encoder_lr if "text_encoder" in targets else 0.0,
         }
         inputs: dict[str, Input] = {}
         for number, pictures in enumerate(sets):
@@ -175,18 +166,10 @@ class _Lowering:
         return self._add("schedule", params, inputs)
 
     def _train(self, sets: Sequence[Pictures], schedule: Node, weights: Node) -> Node:
-        train, network = self.recipe.train, self.recipe.network
         params: dict[str, Value] = {
-            "dim": network.dim,
-            "alpha": network.alpha,
-            "targets": sorted(network.targets),
+            **self._read_by("train"),
+            "targets": sorted(self.recipe.network.targets),
             "clip_skip": self._clip_skip(),
-            "optimizer": train.optimizer,
-            "betas": train.betas,
-            "eps": train.eps,
-            "weight_decay": train.weight_decay,
-            "max_grad_norm": train.max_grad_norm,
-            "seed": train.seed,
         }
         inputs = {
             "slice": Input(schedule, "slice", Take.EACH),
@@ -223,15 +206,11 @@ class _Lowering:
         resolution = training_resolution(self.recipe, self.facts)
         params: dict[str, Value] = {
             "strengths": self._strengths(),
-            "steps": sample.steps,
-            "cfg_scale": sample.cfg_scale,
-            "seed": sample.seed,
-            "sampler": sample.sampler,
+            **self._read_by("sample"),
             "width": sample.width or resolution,
             "height": sample.height or resolution,
             "clip_skip": self._clip_skip(),
-            "dim": self.recipe.network.dim,
-            "alpha": self.recipe.network.alpha,
+            "network": {"dim": self.recipe.network.dim, "alpha": self.recipe.network.alpha},
             "targets": sorted(self.recipe.network.targets),
         }
         inputs = {
@@ -269,13 +248,13 @@ class _Lowering:
         return self._add("report", params, inputs)
 
     def _settings(self) -> dict[str, Value]:
-        """The recipe's sections that say how a LoRA is made; of the base's path only the name counts."""
-        train = msgspec.to_builtins(self.recipe.train)
-        return {
-            "network": msgspec.to_builtins(self.recipe.network),
-            "train": {**train, "base": PurePath(train["base"]).name},
-            "caption": msgspec.to_builtins(self.recipe.caption),
-        }
+        """The recipe's sections that say how a LoRA is made; of a path only the name counts."""
+        sections = ("caption", "tagger", "network", "train", "loss", "validation")
+        values: dict[str, Any] = {name: msgspec.to_builtins(getattr(self.recipe, name)) for name in sections}
+        for section, name in PATHS:
+            if values[section][name] is not None:
+                values[section][name] = PurePath(values[section][name]).name
+        return values
 
     @staticmethod
     def _folder(pictures: Pictures) -> dict[str, Value]:

@@ -15,7 +15,7 @@ from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
 from lorac.recipe.arithmetic import epoch_count, warmup_steps
 from lorac.recipe.recipe import PictureSet, Recipe
-from lorac.recipe.schema import Caption, Network, Output, Sample, Train
+from lorac.recipe.schema import Caption, Loss, Network, Output, Sample, Tagger, Train, Validation
 
 if TYPE_CHECKING:
     from lorac.export import Facts, Folder
@@ -51,7 +51,10 @@ def recipe_of(params: Mapping[str, Any]) -> Recipe:
     """The recipe as far as its settings are in the node's params; paths are not."""
     sections = params["sections"]
     sets = [
-        (folder["regularisation"], PictureSet(folder["name"], folder["repeats"], None, "", tuple(folder["trigger"])))
+        (
+            folder["regularisation"],
+            PictureSet(folder["name"], folder["repeats"], None, "", trigger=tuple(folder["trigger"])),
+        )
         for folder in params["folders"]
     ]
     return Recipe(
@@ -64,6 +67,9 @@ def recipe_of(params: Mapping[str, Any]) -> Recipe:
         train=msgspec.convert(sections["train"], Train),
         sample=Sample(),
         output=msgspec.convert(sections["output"], Output),
+        tagger=msgspec.convert(sections["tagger"], Tagger),
+        loss=msgspec.convert(sections["loss"], Loss),
+        validation=msgspec.convert(sections["validation"], Validation),
     )
 
 
@@ -79,7 +85,7 @@ def _facts(
 
     params = work.params
     hashed = Manifest()
-    for name in ("network", "train", "caption"):
+    for name in sorted(params["sections"].keys() - {"output"}):
         hashed.field(name, params["sections"][name])
     hashed.field("folders", params["folders"])
     steps = part.first_step + len(part)

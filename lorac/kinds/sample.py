@@ -44,14 +44,14 @@ class Studio:
         from lorac.sd.device import pick
         from lorac.sd.lora import LoRANetwork
 
-        self.params = work.params
+        self.params = {**work.params, **work.params["sample"]}
         self.device = pick()
         device, dtype = self.device.name, self.device.dtype
         self.unet: UNet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
         self.text: TextEncoder = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
         self.vae: VAE = weights.vae(work.open(work.shared["vae"])).to(device)
         self.lora: LoRANetwork = LoRANetwork(
-            self.unet, self.text, self.params["dim"], self.params["alpha"], self.params["targets"]
+            self.unet, self.text, self.params["network"]["dim"], self.params["network"]["alpha"], self.params["targets"]
         )
         load_lora(self.lora, work.open(work.shared["lora"]))
 

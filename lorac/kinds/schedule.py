@@ -6,9 +6,9 @@ Each slice is an item of its own, so that training goes on from the last slice t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,7 +33,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
     params = work.params
     schedule = Schedule(
         [_subset(work, number, **subset) for number, subset in enumerate(params["subsets"])],
-        Settings(**{name: params[name] for name in Settings.__dataclass_fields__ if name in params}),
+        Settings(**_settings(params)),
     )
     summary = json.dumps(asdict(schedule.summary), sort_keys=True).encode()
     done = 0
@@ -41,6 +41,15 @@ def run(work: Work) -> Iterable[Made | Failed]:
         yield Made(index, {"slice": encode(part), "summary": summary})
         done += len(part)
         work.progress(done, schedule.summary.steps, "steps")
+
+
+def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `Settings`: the recipe's sections without their names, and what lowering derived."""
+    from lorac.train.schedule import Settings
+
+    sections = {name: value for part in params.values() if isinstance(part, Mapping) for name, value in part.items()}
+    known = {name: value for name, value in sections.items() if name in Settings.__dataclass_fields__}
+    return {**known, "lr_unet": params["lr_unet"], "lr_text": params["lr_text"]}
 
 
 def _subset(work: Work, number: int, repeats: int, regularisation: bool) -> Subset:

@@ -98,8 +98,10 @@ def _trainer(work: Work, part: Slice, device: str, dtype: torch.dtype) -> Traine
     params = work.params
     unet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
     text = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
-    lora = LoRANetwork(unet, text, params["dim"], params["alpha"], params["targets"], params["seed"])
-    settings = Optimisation(params["weight_decay"], tuple(params["betas"]), params["eps"], params["max_grad_norm"])
+    network, train = params["network"], params["train"]
+    lora = LoRANetwork(unet, text, network["dim"], network["alpha"], params["targets"], train["seed"])
+    own = {name: train[name] for name in ("weight_decay", "betas", "eps") if train[name] is not None}
+    settings = Optimisation(**own, max_grad_norm=train["max_grad_norm"])
     return Trainer(
         unet,
         text,

@@ -16,6 +16,10 @@ from lorac.recipe.positions import KeyPath, dotted
 from lorac.recipe.schema import SECTIONS, Document, Section
 
 
+KEYS_SHOWN = 16
+"""Most keys of a section that a message lists."""
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that a typing error would turn into `word`, if any is near enough."""
     by_fold = {candidate.casefold(): candidate for candidate in candidates}
@@ -93,7 +97,8 @@ def meant_key(key: str, section: type[Section]) -> KeyPath | None:
 def unknown_key_remedy(key: str, section: type[Section], meant: KeyPath | None) -> str:
     """The remedy for an unknown key, given what `meant_key` found."""
     if meant is None:
-        return f"known here: {', '.join(fields(section))}"
+        known = fields(section)
+        return f"known here: {', '.join(known)}" if len(known) <= KEYS_SHOWN else "`lorac schema` lists the keys"
     word = str(meant[-1])
     here = len(meant) == 1 or SECTIONS[str(meant[0])] is section
     if here:

@@ -21,7 +21,7 @@ def json_schema() -> dict[str, Any]:
     }
     # The matrix may be written with dotted keys or as tables; only the former are completed.
     definitions["Document"]["properties"]["matrix"] |= {"type": "object", "properties": keys}
-    for section in ("caption", "network", "train", "sample", "output"):
+    for section in (name for name in SECTIONS if name not in ("source", "regularisation")):
         definitions["Document"]["properties"][section].pop("default", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

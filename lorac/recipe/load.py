@@ -13,7 +13,7 @@ from lorac.recipe.layers import apply_options, read_chain
 from lorac.recipe.matrix import expand
 from lorac.recipe.places import Tree
 from lorac.recipe.recipe import Recipe
-from lorac.recipe.resolve import picture_sets, resolve_base
+from lorac.recipe.resolve import picture_sets, resolve_files
 from lorac.recipe.rules import check, name_fault
 from lorac.recipe.schema import EXCLUSIVE, Prompt, Sample, Train
 from lorac.recipe.validate import read_document
@@ -61,7 +61,7 @@ def _load_point(
     problems += [Problem(str(tree.place(finding.path)), finding.cause, finding.remedy) for finding in findings]
     sources = picture_sets(tree, document, "source", problems)
     regularisation = picture_sets(tree, document, "regularisation", problems)
-    train = resolve_base(tree, document.train, problems)
+    document = resolve_files(tree, document, problems)
     name = (document.output.name or path.stem) + suffix
     if (suffix or document.output.name is None) and (fault := name_fault(name)):
         problems.append(Problem(tree.root.label, f'the name "{name}" {fault}', "give a name in [output]"))
@@ -71,8 +71,11 @@ def _load_point(
         sources=sources,
         regularisation=regularisation,
         caption=document.caption,
+        tagger=document.tagger,
         network=document.network,
-        train=_with_rates(train),
+        train=_with_rates(document.train),
+        loss=document.loss,
+        validation=document.validation,
         sample=_with_prompts(document.sample),
         output=msgspec.structs.replace(document.output, name=name),
         point=point,

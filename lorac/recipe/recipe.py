@@ -12,7 +12,7 @@ import msgspec
 from lorac.captions import Rules
 from lorac.recipe.places import Place
 from lorac.recipe.positions import KeyPath, parse_dotted
-from lorac.recipe.schema import Caption, Network, Output, Sample, Train
+from lorac.recipe.schema import SECTIONS, Caption, Loss, Network, Output, Sample, Tagger, Train, Validation
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class PictureSet:
     repeats: int
     alpha: str | None
     where: str
+    alpha_mask: bool = False
     trigger: tuple[str, ...] = ()
     caption: str | None = None
     regularisation: bool = False
@@ -44,8 +45,11 @@ class Recipe:
     sources: tuple[PictureSet, ...]
     regularisation: tuple[PictureSet, ...]
     caption: Caption
+    tagger: Tagger
     network: Network
     train: Train
+    loss: Loss
+    validation: Validation
     sample: Sample
     output: Output
     point: tuple[tuple[str, Any], ...] = ()
@@ -76,7 +80,7 @@ class Recipe:
 
     def effective(self) -> dict[str, Any]:
         """All settings as plain values, for `lorac plan` and `build.json`; sections and keys as in the recipe."""
-        sections = {name: getattr(self, name) for name in ("caption", "network", "train", "sample", "output")}
+        sections = {name: getattr(self, name) for name in SECTIONS if name not in ("source", "regularisation")}
         return {
             "source": [_entry(pictures) for pictures in self.sources],
             "regularisation": [_entry(pictures) for pictures in self.regularisation],

@@ -12,7 +12,7 @@ from lorac.listing import KohyaFolder, exists, expand, shown_path, split_glob
 from lorac.recipe.diagnostics import missing_path_remedy, nearest
 from lorac.recipe.places import Tree
 from lorac.recipe.recipe import PictureSet
-from lorac.recipe.schema import BUILTIN_BASE, Document, Regularisation, Source, Train
+from lorac.recipe.schema import BUILTINS, PATHS, Document, Regularisation, Source
 
 
 def picture_sets(tree: Tree, document: Document, section: str, problems: list[Problem]) -> tuple[PictureSet, ...]:
@@ -60,21 +60,34 @@ def _named_by(part: KohyaFolder, entry: Source | Regularisation) -> Source | Reg
 
 def _picture_set(where: str, entry: Source | Regularisation, path: str, repeats: int) -> PictureSet:
     if isinstance(entry, Source):
-        return PictureSet(path, repeats, entry.alpha, where, trigger=entry.trigger or ())
-    return PictureSet(path, repeats, entry.alpha, where, caption=entry.caption, regularisation=True)
+        return PictureSet(path, repeats, entry.alpha, where, entry.alpha_mask, trigger=entry.trigger or ())
+    return PictureSet(path, repeats, entry.alpha, where, entry.alpha_mask, caption=entry.caption, regularisation=True)
 
 
-def resolve_base(tree: Tree, train: Train, problems: list[Problem]) -> Train:
-    """`train` with the base's path made absolute."""
-    if train.base == BUILTIN_BASE:
-        return train
-    place = tree.place(("train", "base"))
-    if train.base.startswith("builtin:"):
-        problems.append(Problem(str(place), f'there is no base "{train.base}"', f'write "{BUILTIN_BASE}", or a path'))
-        return train
-    path = place.folder / train.base
+def resolve_files(tree: Tree, document: Document, problems: list[Problem]) -> Document:
+    """`document` with the paths of `schema.PATHS` made absolute; what does not exist goes to `problems`."""
+    for section, name in PATHS:
+        settings = getattr(document, section)
+        value = getattr(settings, name)
+        if value is not None:
+            found = _resolve_file(tree, (section, name), value, problems)
+            settings = msgspec.structs.replace(settings, **{name: found})
+            document = msgspec.structs.replace(document, **{section: settings})
+    return document
+
+
+def _resolve_file(tree: Tree, at: tuple[str, str], value: str, problems: list[Problem]) -> str:
+    builtin = BUILTINS.get(at)
+    if value == builtin:
+        return value
+    place, name = tree.place(at), at[-1]
+    if value.startswith("builtin:"):
+        remedy = f'write "{builtin}", or a path' if builtin else "give a path"
+        problems.append(Problem(str(place), f'there is no {name} "{value}"', remedy))
+        return value
+    path = place.folder / value
     if not exists(path):
-        guess = nearest(train.base, [BUILTIN_BASE])
+        guess = nearest(value, [builtin] if builtin else [])
         remedy = f'did you mean "{guess}"?' if guess else missing_path_remedy(path)
-        problems.append(Problem(str(place), f'base "{shown_path(path)}" does not exist', remedy))
-    return msgspec.structs.replace(train, base=os.path.normpath(path))
+        problems.append(Problem(str(place), f'{name} "{shown_path(path)}" does not exist', remedy))
+    return os.path.normpath(path)

@@ -67,7 +67,7 @@ class Subset:
 class Settings:
     """What the recipe says about the run. Learning rates are per optimiser step; 0 leaves a part untrained.
 
-    Exactly one of `epochs` and `steps` is given; `warmup` is a number of steps, or a share of them if a float.
+    Exactly one of `epochs` and `steps` is given; `lr_warmup_steps` is a number, or a share of the run if a float.
     `learning_rate` is what `polynomial` measures its end by; `timesteps` is the half-open range to draw from.
     """
 
@@ -79,10 +79,10 @@ class Settings:
     steps: int | None = None
     batch_size: int = 1
     save_every_n_epochs: int = 0
-    scheduler: str = "constant"
-    warmup: int | float = 0
-    cycles: int = 1
-    power: float = 1.0
+    lr_scheduler: str = "constant"
+    lr_warmup_steps: int | float = 0
+    lr_scheduler_num_cycles: int = 1
+    lr_scheduler_power: float = 1.0
     shuffle_caption: bool = False
     keep_tokens: int = 0
     caption_dropout_rate: float = 0.0
@@ -143,9 +143,13 @@ class Schedule:
 
     def _steps(self) -> Iterator[Step]:
         settings, summary = self.settings, self.summary
-        warmup = warmup_steps(settings.warmup, summary.steps)
         curve = Curve(
-            settings.scheduler, summary.steps, warmup, settings.cycles, settings.power, settings.learning_rate
+            settings.lr_scheduler,
+            summary.steps,
+            warmup_steps(settings.lr_warmup_steps, summary.steps),
+            settings.lr_scheduler_num_cycles,
+            settings.lr_scheduler_power,
+            settings.learning_rate,
         )
         for step in range(summary.steps):
             epoch, position = divmod(step, summary.batches_per_epoch)
