@@ -15,7 +15,6 @@ from lorac.listing import exists, shown_path
 from lorac.recipe.positions import KeyPath, dotted
 from lorac.recipe.schema import SECTIONS, Document, Section
 
-
 KEYS_SHOWN = 16
 """Most keys of a section that a message lists."""
 
