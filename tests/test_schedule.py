@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lorac.sd.tokenizer import Tokenizer
 from lorac.train.lr import Curve
-from lorac.train.schedule import Item, Schedule, Settings, Subset
+from lorac.train.schedule import Item, Schedule, Settings, Subset, Variant
 from lorac.train.slices import Slice, decode, encode
 
 SETTINGS = Settings(seed=23, lr_text=1e-4, lr_unet=2e-4, learning_rate=2e-4, epochs=1)
@@ -23,7 +23,7 @@ SETTINGS = Settings(seed=23, lr_text=1e-4, lr_unet=2e-4, learning_rate=2e-4, epo
 
 def item(tags: int = 4, bucket: tuple[int, int] = (64, 64), first: int = 100) -> Item:
     """A picture whose tag i is the id `first + i`, with 267 for the comma."""
-    return Item(bucket, [[first + i, 267] for i in range(tags)], [[first + i] for i in range(tags)])
+    return Item(bucket, [[Variant([[first + i, 267] for i in range(tags)], [[first + i] for i in range(tags)])]])
 
 
 def pictures(count: int, repeats: int = 1, regularisation: bool = False, tags: int = 4) -> Subset:
@@ -131,14 +131,15 @@ def test_timesteps_and_noise_are_spread_over_their_ranges() -> None:
     counts = Counter(t // 100 for t in part.timestep)
     assert set(counts) == set(range(10))
     assert all(140 < n < 260 for n in counts.values())
-    (part,) = Schedule([pictures(20)], replace(SETTINGS, timesteps=(200, 203))).slices()
+    (part,) = Schedule([pictures(20)], replace(SETTINGS, min_timestep=200, max_timestep=203)).slices()
     assert set(part.timestep) == {200, 201, 202}
 
 
 def test_ids_of_shuffled_tags_are_the_ids_of_the_joined_text() -> None:
     tags = ["izumi riho", "1girl", "o_o", "blue eyes (light)", "solo,", "t-shirt", "ガール", "high-waist skirt", "^_^"]
     encode_text = Tokenizer().encode
-    picture = Item((64, 64), [encode_text(f"{tag},") for tag in tags], [encode_text(tag) for tag in tags])
+    caption = Variant([encode_text(f"{tag},") for tag in tags], [encode_text(tag) for tag in tags])
+    picture = Item((64, 64), [[caption]])
     (part,) = Schedule(
         [Subset(1, False, [picture])],
         replace(SETTINGS, epochs=30, shuffle_caption=True, caption_tag_dropout_rate=0.3, max_token_length=225),
