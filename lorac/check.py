@@ -25,6 +25,7 @@ STRONG = 5e-4
 ALMOST = 0.8
 """Likeness (Ratcliff and Obershelp's, 0 to 1) from which a rule is taken for a misspelt tag."""
 _CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}")
+_MARK = re.compile(r"\|\|\|")
 FEW = 8
 """More repetitions than this in an epoch make a regularisation picture a training picture."""
 
@@ -168,15 +169,19 @@ def no_mark(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
         yield Finding("L010", recipe.where("caption.keep_tokens_separator"), text)
 
 
-def unread_choice(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
-    """L011: without enable_wildcard the braces of a choice are trained as they are written."""
-    if not recipe.caption.enable_wildcard:
-        for folder in sets:
-            found = [c.picture for c in folder.pictures if _CHOICE.search(c.text)]
-            if found:
-                where = shown_path(found[0].caption_path or found[0].path)
-                text = f"{len(found)} captions have choices such as {{a|b}}, which are trained as written"
-                yield Finding("L011", where, f"{text}; set caption.enable_wildcard = true")
+def unread_signs(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L011: choices and marks that the recipe does not read are trained as they are written."""
+    caption = recipe.caption
+    for sign, what, key, off in (
+        (_CHOICE, "a choice such as {a|b}", "enable_wildcard = true", not caption.enable_wildcard),
+        (_MARK, "the mark |||", 'keep_tokens_separator = "|||"', not caption.keep_tokens_separator),
+    ):
+        found = [c.picture for folder in sets for c in folder.pictures if off and sign.search(c.text)]
+        if found:
+            where = shown_path(found[0].caption_path or found[0].path)
+            text = f"the caption has {what}, which is trained as written"
+            others = f", as in {len(found) - 1} more" if len(found) > 1 else ""
+            yield Finding("L011", where, f"{text}{others}; set caption.{key}")
 
 
 def nothing_held_out(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
@@ -198,6 +203,6 @@ RULES: tuple[Rule, ...] = (
     no_background,
     no_caption,
     no_mark,
-    unread_choice,
+    unread_signs,
     nothing_held_out,
 )

@@ -13,6 +13,7 @@ from lorac.recipe import arithmetic
 from lorac.recipe.base import BaseFacts, base_facts
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import BUILTIN_BASE
+from lorac.train.schedule import validation_timesteps
 from lorac.wildcards import final
 
 FILES_SHOWN = 4
@@ -149,7 +150,9 @@ def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
     if train.flip_aug:
         rows.insert(1, ("", "pictures are mirrored half of the times"))
     if recipe.validation.split:
-        rows.append(("validation", f"{count_of(run.held_out, 'picture')} held out of training"))
+        at = validation_timesteps(recipe.loss.min_timestep, recipe.loss.max_timestep)
+        text = f"{count_of(run.held_out, 'picture')} held out of training, measured at timesteps"
+        rows.append(("validation", f"{text} {', '.join(map(str, at))}"))
     return rows
 
 

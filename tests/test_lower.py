@@ -206,7 +206,7 @@ def test_a_setting_is_in_the_keys_of_the_kinds_that_it_can_change(folder: Path, 
 
 
 def test_mirrored_pictures_are_latents_of_their_own(folder: Path) -> None:
-    """flip_aug adds a latent node for each set; all nodes that were there but schedule, train and what is written stay."""
+    """flip_aug adds a latent node for each set; the plain latents keep their keys."""
     before, after = graph(folder, {}), graph(folder, {"train.flip_aug": True})
     old = Counter((node.kind, own(node)) for node in before.nodes)
     added = Counter((node.kind, own(node)) for node in after.nodes) - old
