@@ -7,6 +7,7 @@ import sys
 from array import array
 from collections import Counter
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
 
 import pytest
@@ -115,6 +116,29 @@ def test_caption_settings_change_neither_order_nor_noise() -> None:
     )
     assert (plain.item, plain.timestep, plain.noise_seed) == (shuffled.item, shuffled.timestep, shuffled.noise_seed)
     assert plain.ids != shuffled.ids
+
+
+def test_a_plain_schedule_has_the_bits_it_always_had() -> None:
+    """Recorded before marks, choices, mirroring, accumulation and validation came: a plain recipe draws as before."""
+    sets = [
+        Subset(3, False, [item(5, (64, 64 + 8 * (i % 3)), 100 * i) for i in range(7)]),
+        Subset(1, True, [item(3, first=1000 + i) for i in range(30)]),
+    ]
+    settings = replace(
+        SETTINGS,
+        epochs=3,
+        batch_size=2,
+        save_every_n_epochs=1,
+        shuffle_caption=True,
+        keep_tokens=1,
+        caption_dropout_rate=0.1,
+        caption_tag_dropout_rate=0.2,
+        prior_loss_weight=0.5,
+        lr_text=0.0,
+        lr_unet=1.0,
+    )
+    data = b"".join(encode(part) for part in Schedule(sets, settings).slices())
+    assert sha256(data).hexdigest() == "9bab96c05aa0181a5378ab9b0a39f078257bb42642c84a68e904a9ebc93d786f"
 
 
 def test_a_longer_run_begins_with_the_slices_of_a_shorter_one() -> None:
