@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from lorac.digest import file_digest
-from lorac.engine.protocol import Failed, Item, Work
+from lorac.engine.protocol import Failed
 from lorac.kinds import image as kind
 from lorac.kinds import latent, weights
 from lorac.kinds.image import Bucketing, Refused, decode, fit, header, layers, read_ppm
+from tests.one_item import work
 
 BUCKETING = Bucketing(64, True, 32, 128, 16, False)
 SQUARE = replace(BUCKETING, enabled=False)
@@ -32,33 +32,6 @@ def png(pixels: np.ndarray[Any, np.dtype[np.uint8]] | Image.Image, **how: Any) -
     file = io.BytesIO()
     (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(file, "PNG", **how)
     return file.getvalue()
-
-
-def work(params: Mapping[str, Any], blobs: Mapping[str, bytes], shared: Mapping[str, bytes] | None = None) -> Work:
-    """One item whose digests are its ports' names."""
-
-    def nothing(*_: object) -> None:
-        return None
-
-    everything = {name.encode(): data for name, data in {**blobs, **(shared or {})}.items()}
-    return Work(
-        params=params,
-        hints={},
-        items=[Item(0, "a.png", {}, {name: name.encode() for name in blobs})],  # type: ignore[misc]
-        total=1,
-        shared={name: name.encode() for name in shared or {}},  # type: ignore[misc]
-        columns={},
-        read=everything.__getitem__,
-        read_many=lambda asked: {digest: everything[digest] for digest in asked},
-        open=everything.__getitem__,
-        scratch=Path(),
-        keep=nothing,
-        kept=nothing,  # type: ignore[arg-type]
-        cancelled=threading.Event(),
-        progress=nothing,
-        measure=nothing,
-        warn=nothing,
-    )
 
 
 def made(picture: bytes, alpha: str | None, alpha_mask: bool, bucketing: Bucketing = BUCKETING) -> Mapping[str, Any]:
@@ -83,9 +56,11 @@ def test_enlarging_is_lanczos() -> None:
     small = Image.fromarray(noise(40, 30))
     theirs = small.resize((85, 64), Image.Resampling.LANCZOS).crop((10, 0, 74, 64))
     assert fit(small, SQUARE).tobytes() == theirs.tobytes()
-    almost = Image.fromarray(noise(64, 65))
-    assert SQUARE.place(64, 65) == ((64, 65), (64, 64))
-    assert fit(almost, SQUARE).tobytes() == almost.crop((0, 0, 64, 64)).tobytes()
+    tall = Image.fromarray(noise(33, 129))
+    assert BUCKETING.place(33, 129) == ((33, 128), (32, 128))
+    assert (
+        fit(tall, BUCKETING).tobytes() == tall.resize((33, 128), Image.Resampling.BOX).crop((0, 0, 32, 128)).tobytes()
+    )
 
 
 def test_upright_before_anything_else() -> None:

@@ -66,9 +66,10 @@ def made_today(resolution: int, shortest: int, longest: int, step: int) -> list[
     return sorted(found)
 
 
-@given(st.integers(4, 24), st.integers(1, 16), st.integers(1, 32), st.sampled_from([16, 32, 64]))
+@given(st.integers(16, 96), st.integers(1, 16), st.integers(1, 32), st.sampled_from([16, 32, 64]))
 def test_lists_are_kohyas(resolution: int, shortest: int, longest: int, step: int) -> None:
-    sides = (resolution * 64, min(shortest, resolution * 64 // step) * step, max(longest, resolution) * 64)
+    resolution *= 16
+    sides = (resolution, min(shortest, resolution // step) * step, resolution + longest * step)
     assert buckets(*sides, step) == made_today(*sides, step)
     assert buckets(*sides, step, flat=True) == made_in_2023(*sides, step)
 

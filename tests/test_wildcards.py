@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lorac.captions import Rules, decode_caption
+from lorac.engine.protocol import Failed
+from lorac.kinds import tokens
+from lorac.sd.tokenizer import Tokenizer
 from lorac.wildcards import MOST_SHOWINGS, Showing, final, showings
+from tests.one_item import work
 
 RULES = Rules(
     trigger=("riho",),
@@ -109,40 +114,15 @@ def test_too_many_readings_are_refused() -> None:
 
 def made(params: Mapping[str, Any], caption: str) -> Any:
     """What the kind `tokens` makes of one caption: its JSON, or the problem."""
-    import threading
-    from pathlib import Path
-
-    from lorac.engine.protocol import Failed, Item, Work
-    from lorac.kinds import tokens
-
-    def nothing(*_: object) -> None:
-        return None
-
-    work = Work(
-        params=params,
-        hints={"extension": ".txt"},
-        items=[Item(0, str(Path.cwd() / "pictures" / "a.png"), {}, {"caption": b"c"})],  # type: ignore[arg-type]
-        total=1,
-        shared={},
-        columns={},
-        read=lambda _: caption.encode(),
-        read_many=lambda asked: {digest: caption.encode() for digest in asked},
-        open=lambda _: b"",
-        scratch=Path(),
-        keep=nothing,
-        kept=nothing,  # type: ignore[arg-type]
-        cancelled=threading.Event(),
-        progress=nothing,
-        measure=nothing,
-        warn=nothing,
-    )
-    (result,) = tokens.run(work)
-    return str(result.problems[0]) if isinstance(result, Failed) else json.loads(result.outputs["tokens"])  # type: ignore[arg-type]
+    picture = str(Path.cwd() / "pictures" / "a.png")
+    asked = work(params, {"caption": caption.encode()}, name=picture, hints={"extension": ".txt"})
+    (result,) = tokens.run(asked)
+    if isinstance(result, Failed):
+        return str(result.problems[0])
+    return json.loads(bytes(result.outputs["tokens"]))
 
 
 def test_the_kind_writes_every_reading() -> None:
-    from lorac.sd.tokenizer import Tokenizer
-
     def pair(tag: str) -> list[list[int]]:
         return [Tokenizer().encode(f"{tag},"), Tokenizer().encode(tag)]
 
