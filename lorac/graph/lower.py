@@ -177,6 +177,9 @@ class _Lowering:
             "text": Input(weights, "text"),
             **{f"latent.{number}": Input(pictures.latent, "latent") for number, pictures in enumerate(sets)},
         }
+        if self.recipe.network.weights is not None:
+            start = self._add("start", {}, hints={"path": self.recipe.network.weights})
+            inputs["start"] = Input(start, "file")
         return self._add("train", params, inputs)
 
     def _export(self, sets: Sequence[Pictures], schedule: Node, train: Node, base: Node) -> Node:
@@ -210,8 +213,6 @@ class _Lowering:
             "width": sample.width or resolution,
             "height": sample.height or resolution,
             "clip_skip": self._clip_skip(),
-            "network": {"dim": self.recipe.network.dim, "alpha": self.recipe.network.alpha},
-            "targets": sorted(self.recipe.network.targets),
         }
         inputs = {
             "lora": Input(train, "lora", Take.LAST),
