@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "export"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("lora", "sidecar")
