@@ -55,10 +55,18 @@ FACTS = Facts(
 )
 
 
-def trained(seed: int = 5) -> tuple[Any, Any, LoRANetwork]:
+SETTINGS = {
+    "plain": NetworkSettings(4, 2.0),
+    "rslora": NetworkSettings(8, 2.0, rslora=True),
+    "locon": NetworkSettings(4, 2.0, conv_dim=2, conv_alpha=1.0),
+    "blocks": NetworkSettings(4, 2.0, block_dims=(0, 3) + (0, 2) * 11 + (5,), block_alphas=(0.5,) * 25),
+}
+
+
+def trained(seed: int = 5, settings: NetworkSettings = SETTINGS["plain"]) -> tuple[Any, Any, LoRANetwork]:
     """A base with a LoRA whose factors are as after training."""
     unet, text_encoder = base()
-    lora = LoRANetwork(unet, text_encoder, NetworkSettings(4, 2.0), merged=True)
+    lora = LoRANetwork(unet, text_encoder, settings)
     generator = torch.Generator().manual_seed(seed)
     state = {
         name: tensor if tensor.dim() == 0 else (torch.randn(tensor.shape, generator=generator) * 0.1)
@@ -73,13 +81,14 @@ def exported() -> bytes:
     return lora_file(trained()[2].state(), metadata(RECIPE, FACTS), "fp32")
 
 
-def test_diffusers_loads_the_file_and_gives_our_output(exported: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_diffusers_loads_the_file_and_gives_our_output(kind: str, tmp_path: Path) -> None:
     """Its own `load_lora_weights`, U-Net and text encoder."""
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
     path = tmp_path / "riho.safetensors"
-    path.write_bytes(exported)
-    unet, text_encoder, lora = trained()
+    unet, text_encoder, lora = trained(settings=SETTINGS[kind])
+    path.write_bytes(lora_file(lora.state(), {}, "fp32"))
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
     ids = torch.tensor(chunk(list(range(1000, 1100)), 150))
     with torch.no_grad():
