@@ -153,6 +153,13 @@ def test_rslora_works_at_alpha_over_the_root_and_writes_what_every_loader_reads_
     assert state[f"{DOWN}.alpha"].item() == 8.0 and state[f"{CONV}.alpha"].item() == 6.0
 
 
+def test_stacking_keeps_every_modules_rank_alpha_and_factor() -> None:
+    alphas, factors = tuple(1.0 + n for n in range(25)), tuple(1.0 + n for n in range(12))
+    settings = NetworkSettings(2, 1.0, block_dims=(2,) * 25, block_alphas=alphas, up_lr_weight=factors, conv_dim=2)
+    found = {adapter.target: adapter for adapter in LoRANetwork(*base(), settings).adapters()}
+    assert found == {adapter.target: adapter for adapter in settings.adapters(("unet", "text_encoder"))}
+
+
 def test_settings_come_from_the_sections_of_a_recipe() -> None:
     network = {"dim": 8, "alpha": 2.0, "block_dims": [1] * 25, "scale_weight_norms": 1.0, "targets": ["unet"]}
     found = NetworkSettings.of(network, {"loraplus_lr_ratio": 16.0, "seed": 3, "batch_size": 2})
