@@ -40,6 +40,16 @@ class Base:
     vae: VAE
     text: TextEncoder
 
+    def to(self, dtype: torch.dtype) -> Base:
+        """The same base in another precision, in memory of its own."""
+        with torch.device("meta"):
+            models = (UNet(self.unet.config), VAE(self.vae.config), TextEncoder(self.text.config))
+        for ours, model in zip((self.unet, self.vae, self.text), models, strict=True):
+            _assign(model, {key: tensor.to(dtype) for key, tensor in ours.state_dict().items()})
+            model.eval().requires_grad_(False)
+        _number_positions(models[2].text_model)
+        return Base(*models)
+
     @property
     def config(self) -> BaseConfig:
         """What the shapes do not tell."""
@@ -166,3 +176,13 @@ def save_ckpt(base: Base, path: Path, dtype: torch.dtype) -> None:
     text_positions = {f"{TEXT_PREFIX}text_model.embeddings.position_ids": torch.arange(POSITIONS)[None]}
     tables = {"betas": torch.ones(1000), "alphas_cumprod": torch.ones(1000), "model_ema.decay": torch.ones(())}
     torch.save({"epoch": 3, "global_step": 470000, "state_dict": {**tables, **ema, **state, **text_positions}}, path)
+
+
+def save_configs(base: Base, folder: Path) -> None:
+    """The config.json files of a diffusers folder, without weights."""
+    pipe = pipeline(base)
+    pipe.save_config(folder)
+    pipe.unet.save_config(folder / "unet")
+    pipe.vae.save_config(folder / "vae")
+    pipe.text_encoder.config.save_pretrained(folder / "text_encoder")
+    pipe.scheduler.save_config(folder / "scheduler")
