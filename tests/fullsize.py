@@ -22,6 +22,8 @@ from lorac.sd.unet import UNet, UNetConfig
 from lorac.sd.vae import VAE, VAEConfig
 from tests.small import randomise
 
+State = dict[str, Tensor]
+
 SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
