@@ -9,8 +9,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lorac.digest import file_digest
 from lorac.sd import parts
 from lorac.sd.config import METADATA_KEY
 from lorac.store import statcache
@@ -99,9 +101,10 @@ def test_nan_in_a_vae_of_its_own_names_its_file(built_copy: Path, tiny_base: Pat
 def test_what_a_base_lacks_is_named_in_the_first_node_that_reads_it(built_copy: Path, tiny_base: Path) -> None:
     state = load_file(tiny_base)
     del state["model.diffusion_model.out.2.bias"]
-    torch.save(state, built_copy / "欠.ckpt")
-    found = refused("build", "recipe.toml", "--base", "欠.ckpt")
-    assert any("欠.ckpt: 1 missing tensors: conv_out.bias" in line for line in found)
+    with safe_open(tiny_base, "pt") as file:
+        save_file(state, built_copy / "欠.safetensors", file.metadata())
+    (message,) = refused("build", "recipe.toml", "--base", "欠.safetensors")
+    assert message == "欠.safetensors: 1 missing tensors: conv_out.bias; is this an SD1.x checkpoint?"
 
 
 @pytest.mark.parametrize("form", ["file", "folder"])
@@ -114,11 +117,10 @@ def test_a_base_is_read_once(built_copy: Path, tiny_base: Path, form: str) -> No
         path = built_copy / "基"
         folder_of(tiny_base, path)
     read: list[Path] = []
-    digest = statcache.file_digest
 
     def counted(file: Path) -> bytes:
         read.append(file)
-        return digest(file)
+        return file_digest(file)
 
     with patch.object(statcache, "time", Clock()), patch.object(statcache, "file_digest", counted):
         for expected in (1 if form == "file" else 6, 0):
