@@ -99,14 +99,14 @@ def test_euler_ancestral_of_v_equals_diffusers(
         v = guided(scheduler.scale_model_input(x_BCHW, t), t, 7.5)
         x_BCHW = scheduler.step(v, t, x_BCHW).prev_sample
     found = sample(denoiser, CTX, UNCOND, NOISE, steps, 7.5, "euler_a", step_noise, **ours)
-    assert float((found - x_BCHW).norm() / x_BCHW.norm()) <= (2e-3 if ours.get("zero_terminal_snr") else 1e-5)
+    assert float((found - x_BCHW).norm() / x_BCHW.norm()) <= (2e-4 if ours.get("zero_terminal_snr") else 1e-5)
 
 
 @pytest.mark.parametrize("v_parameterization", [True, False])
 @pytest.mark.parametrize("method", ["ddim", "euler_a"])
 @pytest.mark.parametrize("steps", [3, 7])
 def test_a_model_that_knows_the_picture_finds_it(method: Method, v_parameterization: bool, steps: int) -> None:
-    """Whatever the sampler, from pure noise: the picture, and with DDIM the noise that is left at the first timestep."""
+    """Whatever the sampler, from pure noise: the picture, and in DDIM the noise that is left at the first timestep."""
     picture = torch.randn(NOISE.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square().neg().add(1).cumprod(0).sqrt()
     roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
