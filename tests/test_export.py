@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 
 from lorac.errors import TrainingDiverged
-from lorac.export import Facts, Folder, lora_file, metadata, sidecar
+from lorac.export import lora_file, sidecar
+from lorac.metadata import Facts, Folder, metadata
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import Caption, Loss, Network, Output, Sample, Tagger, Train, Validation
 from lorac.sd.lora import LoRANetwork, NetworkSettings
