@@ -47,7 +47,7 @@ def lorac_step(unet: UNet, text_encoder: TextEncoder) -> Callable[[int], object]
     def step(index: int) -> object:
         with threads(1):
             sample = Sample(0, 37 * index % 1000, index, 1.0, CAPTION)
-            return trainer.step(Step(index, RATE, RATE, [sample]), latents)
+            return trainer.step(Step(index, RATE, RATE, [[sample]]), latents)
 
     return step
 

@@ -37,7 +37,7 @@ def gradients(
     latents = [torch.randn(4, *size, generator=generator) for _ in range(batch)]
     norms = []
     trainer.optimiser.apply = lambda norm, rates: norms.append(norm)  # type: ignore[method-assign]
-    loss = trainer.step(Step(0, 1.0, 1.0, samples), latents)
+    loss = trainer.step(Step(0, 1.0, 1.0, [samples]), latents)
     factors = [factor for part in ("text_encoder", "unet") for factor in lora.parameters(part)]
     grads = {factor: torch.zeros_like(factor) if factor.grad is None else factor.grad for factor in factors}
     return loss, lora.named(grads), norms[0]
@@ -152,7 +152,7 @@ def test_the_helper_thread_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> No
         unet, text_encoder = base()
         trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(4, 4.0)))
         for i in range(3):
-            trainer.step(Step(i, 1e-3, 1e-3, [Sample(0, 500, i, 1.0, [5])]), [torch.ones(4, 8, 8)])
+            trainer.step(Step(i, 1e-3, 1e-3, [[Sample(0, 500, i, 1.0, [5])]]), [torch.ones(4, 8, 8)])
         return trainer.state()
 
     threaded = three_steps()

@@ -21,12 +21,13 @@ RECORD = Path(__file__).with_name("kind_versions.json")
 LORA = ["sd/lora.py", "sd/lora_forms.py", "sd/lora_names.py", "sd/lora_settings.py", "sd/lora_stack.py"]
 MODEL = [*LORA, "sd/unet.py", "sd/blocks.py", "sd/layers.py", "sd/clip.py", "sd/noise.py"]
 TRAIN = ["attention", "fused", "fused_resnet", "fused_text", "fused_unet", "gradients", "loop", "loss_scale", "norms"]
+BASES = ["checkpoint", "config", "families", "formats", "layout", "names", "parts", "safetensors"]
 SCHEDULE = ["schedule", "slices", "lr"]
 SOURCES = {
     "source": ["kinds/source.py", "listing.py"],
-    "base": ["kinds/base.py"],
+    "base": ["kinds/base.py", "sd/layout.py"],
     "start": ["kinds/start.py"],
-    "weights": ["kinds/weights.py", "sd/checkpoint.py", "sd/names.py", "sd/safetensors.py"],
+    "weights": ["kinds/weights.py", "kinds/base.py", *(f"sd/{name}.py" for name in BASES)],
     "image": ["kinds/image.py", "recipe/buckets.py"],
     "caption": ["kinds/caption.py", "captions.py"],
     "tokens": ["kinds/tokens.py", "sd/tokenizer.py", "captions.py"],

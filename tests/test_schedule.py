@@ -65,7 +65,7 @@ def test_batches_keep_to_their_bucket_and_epochs_differ() -> None:
     first, second = schedule.slices()
     for part in (first, second):
         for step in part.steps():
-            assert len({subsets[0].items[sample.item].bucket for sample in step.samples}) == 1
+            assert len({subsets[0].items[sample.item].bucket for sample in step.batches[0]}) == 1
         assert sorted(part.size) == [1, 2, 2, 4, 4, 4, 4]
         assert Counter(part.item) == dict.fromkeys(range(7), 3)
     assert list(first.item) != list(second.item)
@@ -89,7 +89,7 @@ def test_learning_rates_follow_the_curve_in_both_groups() -> None:
 def test_captions_are_shuffled_behind_the_kept_tags() -> None:
     settings = replace(SETTINGS, epochs=40, shuffle_caption=True, keep_tokens=1)
     (part,) = Schedule([pictures(1)], settings).slices()
-    captions = [tuple(step.samples[0].ids) for step in part.steps()]
+    captions = [tuple(step.batches[0][0].ids) for step in part.steps()]
     assert all(ids[:2] == (100, 267) and ids[1::2] == (267,) * 3 for ids in captions)
     assert {ids[2::2] for ids in captions} == {(a, b, c) for a in X for b in X for c in X if len({a, b, c}) == 3}
 
@@ -146,7 +146,7 @@ def test_ids_of_shuffled_tags_are_the_ids_of_the_joined_text() -> None:
     by_ids = {tuple(encode_text(tag)): tag for tag in tags}
     assert len(by_ids) == len(tags)
     stream_of_texts = {tuple(encode_text(text)) for text in _orders(tags, 30)}
-    assert {tuple(step.samples[0].ids) for step in part.steps()} == stream_of_texts
+    assert {tuple(step.batches[0][0].ids) for step in part.steps()} == stream_of_texts
 
 
 def _orders(tags: list[str], epochs: int) -> list[str]:
@@ -202,11 +202,11 @@ def test_slices_are_the_run_and_survive_their_bytes(
 def test_the_layout_is_the_documented_one() -> None:
     (part,) = Schedule([pictures(2, tags=1)], replace(SETTINGS, max_token_length=150)).slices()
     data = encode(part)
-    assert data[:8] == b"lorac.s1"
-    assert [int.from_bytes(data[i : i + 4], "little") for i in range(8, 28, 4)] == [2, 2, 2, 0, 150]
-    assert len(data) == 28 + 2 * (8 + 8 + 8 + 8 + 4 + 4 + 2 + 2 + 2)
-    assert data[28:44] == array("d", [1e-4, 1e-4]).tobytes()
-    assert data[-4:] == bytes([100, 0, 100, 0])
+    assert data[:8] == b"lorac.s2"
+    assert [int.from_bytes(data[i : i + 4], "little") for i in range(8, 32, 4)] == [2, 2, 2, 2, 0, 150]
+    assert len(data) == 32 + 2 * (8 + 8 + 8 + 8 + 4 + 4 + 4 + 2 + 2 + 2 + 1)
+    assert data[32:48] == array("d", [1e-4, 1e-4]).tobytes()
+    assert data[-6:] == bytes([100, 0, 100, 0, 0, 0])
 
 
 def test_damaged_bytes_are_refused() -> None:
@@ -215,9 +215,9 @@ def test_damaged_bytes_are_refused() -> None:
     for bad in (good[:-1], good + b"\0", b"lorac.s0" + good[8:], b"", good[:20]):
         with pytest.raises(ValueError, match="schedule slice"):
             decode(bad)
-    samples_of_first_step = 28 + 3 * (4 * 8 + 4)
+    batches_of_first_step = 32 + 3 * (4 * 8 + 4)
     with pytest.raises(ValueError, match="counts disagree"):
-        decode(good[:samples_of_first_step] + b"\2" + good[samples_of_first_step + 1 :])
+        decode(good[:batches_of_first_step] + b"\2" + good[batches_of_first_step + 1 :])
 
 
 def test_scheduling_imports_neither_torch_nor_numpy() -> None:

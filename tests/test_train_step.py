@@ -75,7 +75,7 @@ class Reference:
 
     def loss(self, step: Step, latents: list[Tensor]) -> Tensor:
         rows = []
-        for sample in step.samples:
+        for sample in step.batches[0]:
             latent = latents[sample.item][None] * 0.18215
             noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(sample.noise_seed))
             timestep = torch.tensor([sample.timestep])
@@ -107,8 +107,10 @@ def some_steps(count: int, batch: int, items: int, lr: float = 1e-3) -> Slice:
             lr / 2,
             lr,
             [
-                Sample(number(items), number(1000), number(2**40), 1.0 - 0.5 * slot, [number(49000)] * number(160))
-                for slot in range(batch)
+                [
+                    Sample(number(items), number(1000), number(2**40), 1.0 - 0.5 * slot, [number(49000)] * number(160))
+                    for slot in range(batch)
+                ]
             ],
         )
         for index in range(count)

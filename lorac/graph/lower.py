@@ -20,7 +20,7 @@ import msgspec
 
 from lorac.digest import Value
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
-from lorac.recipe.base import BaseFacts, base_facts
+from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import PATHS, Prompt, read_by
@@ -76,7 +76,7 @@ class _Lowering:
 
     def lower(self) -> None:
         base = self._add("base", {}, hints={"path": str(self.facts.path)})
-        weights = self._add("weights", {}, {"file": Input(base, "file")}, hints={"path": str(self.facts.path)})
+        weights = self._weights(base)
         sets = self._pictures(Input(weights, "vae"))
         schedule = self._schedule(sets)
         train = self._train(sets, schedule, weights)
@@ -105,6 +105,13 @@ class _Lowering:
     ) -> Node:
         name = f"{self.recipe.name}:{kind}" + (f"[{label}]" if label else "")
         return self.graph.add(Node(name, kind, params, inputs or {}, items, hints or {}))
+
+    def _weights(self, base: Node) -> Node:
+        inputs, hints = {"base": Input(base, "file")}, {"base": str(self.facts.path)}
+        if self.recipe.train.vae:
+            hints["vae"] = str(vae_path(self.recipe.train.vae, self.recipe.where("train.vae")))
+            inputs["vae"] = Input(self._add("base", {}, label="vae", hints={"path": hints["vae"]}), "file")
+        return self._add("weights", {}, inputs, hints=hints)
 
     def _pictures(self, vae: Input) -> list[Pictures]:
         folders = [(folder, False) for folder in self.recipe.sources] + [(f, True) for f in self.recipe.regularisation]
@@ -170,6 +177,7 @@ class _Lowering:
             **self._read_by("train"),
             "targets": sorted(self.recipe.network.targets),
             "clip_skip": self._clip_skip(),
+            "prediction": self._prediction(),
         }
         inputs = {
             "slice": Input(schedule, "slice", Take.EACH),
@@ -213,6 +221,7 @@ class _Lowering:
             "width": sample.width or resolution,
             "height": sample.height or resolution,
             "clip_skip": self._clip_skip(),
+            "prediction": self._prediction(),
         }
         inputs = {
             "lora": Input(train, "lora", Take.LAST),
@@ -268,3 +277,11 @@ class _Lowering:
 
     def _clip_skip(self) -> int:
         return self.recipe.train.clip_skip or self.facts.clip_skip
+
+    def _prediction(self) -> dict[str, Value]:
+        """What the U-Net predicts and of which noise: the recipe's word, or else the base's."""
+        values: dict[str, Value] = {}
+        for name in ("v_parameterization", "zero_terminal_snr"):
+            own = getattr(self.recipe.loss, name)
+            values[name] = getattr(self.facts, name) if own is None else own
+        return values

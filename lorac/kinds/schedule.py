@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lorac.train.schedule import Item, Subset
 
 NAME = "schedule"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.LIST
 POOL = "cpu"
 OUTPUTS = ("slice", "summary")

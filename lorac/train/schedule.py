@@ -157,7 +157,7 @@ class Schedule:
                 batches = self._batches(epoch)
             factor = curve.factor(step)
             samples = [self._sample(index, epoch, step, slot) for slot, index in enumerate(batches[position])]
-            yield Step(step, settings.lr_text * factor, settings.lr_unet * factor, samples)
+            yield Step(step, settings.lr_text * factor, settings.lr_unet * factor, [samples])
 
     def _batches(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch (from 0), as lists of item indices."""

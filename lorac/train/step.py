@@ -66,11 +66,12 @@ class Trainer:
 
         `latents` are the VAE's means (C, H, W), unscaled, one for each picture; those of a step have the same size.
         """
-        x_BCHW = torch.stack([latents[sample.item] for sample in step.samples]) * SCALE
-        noise_BCHW = torch.stack([_noise(sample.noise_seed, x_BCHW[0]) for sample in step.samples])
-        t_B = torch.tensor([sample.timestep for sample in step.samples])
-        ids_BKL = torch.tensor([chunk(sample.ids, self.max_token_length) for sample in step.samples])
-        weight_B = torch.tensor([sample.weight for sample in step.samples], dtype=torch.float32)
+        (samples,) = step.batches
+        x_BCHW = torch.stack([latents[sample.item] for sample in samples]) * SCALE
+        noise_BCHW = torch.stack([_noise(sample.noise_seed, x_BCHW[0]) for sample in samples])
+        t_B = torch.tensor([sample.timestep for sample in samples])
+        ids_BKL = torch.tensor([chunk(sample.ids, self.max_token_length) for sample in samples])
+        weight_B = torch.tensor([sample.weight for sample in samples], dtype=torch.float32)
         noisy_BCHW = add_noise(x_BCHW, noise_BCHW, t_B).to(self.device, self.dtype)
 
         if self.fused is None:
