@@ -144,7 +144,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "output.comment": ("text", WRITTEN),
     "output.metadata": (False, {"export"}),
     "output.tag_frequency": (False, {"export"}),
-    "output.preferred_weight": (0.5, {"export"}),
+    "output.preferred_weight": (0.5, {"export", "sample"}),
     "output.negative": ("ugly", {"export"}),
     "output.notes": ("text", {"export"}),
     "output.precision": ("fp32", {"export"}),

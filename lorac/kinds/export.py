@@ -103,9 +103,7 @@ def _facts(
         folders=folders,
         buckets=buckets,
         recipe_hash=hashed.key().hex(),
-        # What the base says of itself is in the params of the train node only.
-        v_parameterization=bool(recipe.loss.v_parameterization),
-        zero_terminal_snr=bool(recipe.loss.zero_terminal_snr),
+        **params["prediction"],
     )
 
 
