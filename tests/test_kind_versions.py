@@ -25,8 +25,8 @@ BASES = ["checkpoint", "config", "families", "formats", "layout", "names", "part
 SCHEDULE = ["schedule", "slices", "lr"]
 SOURCES = {
     "source": ["kinds/source.py", "listing.py"],
-    "base": ["kinds/base.py", "sd/layout.py"],
     "start": ["kinds/start.py"],
+    "base": ["kinds/base.py", "sd/layout.py"],
     "weights": ["kinds/weights.py", "kinds/base.py", *(f"sd/{name}.py" for name in BASES)],
     "image": ["kinds/image.py", "recipe/buckets.py"],
     "caption": ["kinds/caption.py", "captions.py"],

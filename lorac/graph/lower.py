@@ -38,6 +38,8 @@ class Pictures:
     caption: Node
     tokens: Node
     latent: Node
+    flipped: Node | None = None
+    """The latents of the mirrored pictures."""
 
 
 def lower(recipes: Sequence[Recipe]) -> Graph:
@@ -65,6 +67,7 @@ def bucketing(recipe: Recipe, facts: BaseFacts) -> dict[str, Value]:
         "largest": train.max_bucket_reso or largest,
         "step": step,
         "no_upscale": train.bucket_no_upscale,
+        "list": train.bucket_list,
     }
 
 
@@ -125,10 +128,12 @@ class _Lowering:
 
     def _picture_set(self, label: str, folder: PictureSet, regularisation: bool, vae: Input) -> Pictures:
         extension, found = self.recipe.caption.extension, self.recipe.rules(folder)
+        # Only where used, so that other recipes' captions keep their keys.
+        reading = {name: value for name in ("separator", "wildcard") if (value := getattr(found, name))}
         source = self._add("source", {"extension": extension}, label=label, hints={"path": folder.path})
         image = self._add(
             "image",
-            {"alpha": folder.alpha, "bucketing": bucketing(self.recipe, self.facts)},
+            {"alpha": folder.alpha, "alpha_mask": folder.alpha_mask, "bucketing": bucketing(self.recipe, self.facts)},
             {"picture": Input(source, "picture", Take.EACH)},
             label=label,
         )
@@ -141,15 +146,19 @@ class _Lowering:
                 "prefix": found.prefix,
                 "suffix": found.suffix,
                 "fallback": folder.caption or "",
+                **reading,
             },
             {"caption": Input(source, "caption", Take.EACH)},
             label=label,
             hints={"extension": extension},
         )
-        tokens = self._add("tokens", {}, {"caption": Input(caption, "caption", Take.EACH)}, label=label)
-        pixels = Input(image, "pixels", Take.EACH)
-        latent = self._add("latent", {}, {"pixels": pixels, "vae": vae}, label=label)
-        return Pictures(label, folder, regularisation, source, image, caption, tokens, latent)
+        final = {"caption": Input(caption, "caption", Take.EACH)}
+        tokens = self._add("tokens", reading, final, label=label, hints={"extension": extension})
+        encoded = {"pixels": Input(image, "pixels", Take.EACH), "vae": vae}
+        latent = self._add("latent", {}, encoded, label=label)
+        flip = self.recipe.train.flip_aug
+        flipped = self._add("latent", {"flip": True}, encoded, label=f"{label} mirrored") if flip else None
+        return Pictures(label, folder, regularisation, source, image, caption, tokens, latent, flipped)
 
     def _read_by(self, node: str) -> dict[str, Value]:
         """The recipe's values that a node kind reads as they stand, by section: what `schema.key(nodes=…)` says."""
@@ -166,6 +175,9 @@ class _Lowering:
             "lr_unet": train.unet_lr if "unet" in targets else 0.0,
             "lr_text": train.text_encoder_lr if "text_encoder" in targets else 0.0,
         }
+        if self.recipe.validation.split:
+            seed = self.recipe.validation.seed
+            params["validation_seed"] = train.seed if seed is None else seed
         inputs: dict[str, Input] = {}
         for number, pictures in enumerate(sets):
             inputs[f"tokens.{number}"] = Input(pictures.tokens, "tokens")
@@ -184,6 +196,8 @@ class _Lowering:
             "unet": Input(weights, "unet"),
             "text": Input(weights, "text"),
             **{f"latent.{number}": Input(pictures.latent, "latent") for number, pictures in enumerate(sets)},
+            **{f"flipped.{number}": Input(s.flipped, "latent") for number, s in enumerate(sets) if s.flipped},
+            **{f"mask.{number}": Input(s.image, "mask") for number, s in enumerate(sets) if s.folder.alpha_mask},
         }
         if self.recipe.network.weights is not None:
             start = self._add("start", {}, hints={"path": self.recipe.network.weights})

@@ -98,7 +98,7 @@ def _facts(
         clip_skip=params["clip_skip"],
         warmup_steps=warmup_steps(recipe.train.lr_warmup_steps, summary.steps),
         summary=summary,
-        epoch=epoch_count(steps, summary.batches_per_epoch),
+        epoch=epoch_count(steps, summary.steps_per_epoch),
         steps=steps,
         folders=folders,
         buckets=buckets,
