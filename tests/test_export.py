@@ -21,6 +21,7 @@ from lorac.recipe.schema import Caption, Loss, Network, Output, Sample, Tagger, 
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.tokenizer import chunk
 from lorac.train.schedule import Summary
+from tests.loras import delta, fill
 from tests.small import base, diffusers_unet, transformers_text_model
 
 RECIPE = Recipe(
@@ -56,16 +57,19 @@ FACTS = Facts(
 )
 
 
-def trained(seed: int = 5) -> tuple[Any, Any, LoRANetwork]:
+SETTINGS = {
+    "plain": NetworkSettings(4, 2.0),
+    "rslora": NetworkSettings(8, 2.0, rslora=True),
+    "locon": NetworkSettings(4, 2.0, conv_dim=2, conv_alpha=1.0),
+    "blocks": NetworkSettings(4, 2.0, block_dims=(0, 3) + (0, 2) * 11 + (5,), block_alphas=(0.5,) * 25),
+}
+
+
+def trained(seed: int = 5, settings: NetworkSettings = SETTINGS["plain"]) -> tuple[Any, Any, LoRANetwork]:
     """A base with a LoRA whose factors are as after training."""
     unet, text_encoder = base()
-    lora = LoRANetwork(unet, text_encoder, NetworkSettings(4, 2.0), merged=True)
-    generator = torch.Generator().manual_seed(seed)
-    state = {
-        name: tensor if tensor.dim() == 0 else (torch.randn(tensor.shape, generator=generator) * 0.1)
-        for name, tensor in sorted(lora.state().items())
-    }
-    lora.load_state(state)
+    lora = LoRANetwork(unet, text_encoder, settings)
+    fill(lora, seed, 0.1)
     return unet, text_encoder, lora
 
 
@@ -74,13 +78,14 @@ def exported() -> bytes:
     return lora_file(trained()[2].state(), metadata(RECIPE, FACTS), "fp32")
 
 
-def test_diffusers_loads_the_file_and_gives_our_output(exported: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_diffusers_loads_the_file_and_gives_our_output(kind: str, tmp_path: Path) -> None:
     """Its own `load_lora_weights`, U-Net and text encoder."""
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
     path = tmp_path / "riho.safetensors"
-    path.write_bytes(exported)
-    unet, text_encoder, lora = trained()
+    unet, text_encoder, lora = trained(settings=SETTINGS[kind])
+    path.write_bytes(lora_file(lora.state(), {}, "fp32"))
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
     ids = torch.tensor(chunk(list(range(1000, 1100)), 150))
     with torch.no_grad():
@@ -106,6 +111,60 @@ def test_diffusers_loads_the_file_and_gives_our_output(exported: bytes, tmp_path
     assert (ours - bare).norm() > 0.05 * bare.norm()
     assert (states - their_states).norm() <= 1e-4 * their_states.norm()
     assert (ours - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_a_dora_file_means_to_web_uis_what_was_trained(tmp_path: Path) -> None:
+    """The weight that A1111, Forge, InvokeAI and ComfyUI compute from the file is the one that our layers have."""
+    settings = NetworkSettings(4, 2.0, dora=True, rslora=True, conv_dim=2)
+    unet, text_encoder = base()
+    lora = LoRANetwork(unet, text_encoder, settings)
+    fill(lora)
+    file = safetensors.torch.load(lora_file(lora.state() | {"updates": torch.zeros(())}, {}, "fp32"))
+    suffixes = {name.partition(".")[2] for name in file}
+    assert suffixes == {"lora_down.weight", "lora_up.weight", "alpha", "dora_scale"}
+    assert len(file) == 4 * 350
+    for adapter in lora.adapters()[::7]:
+        name, target = adapter.target.name, adapter.target
+        layer: Any = {"unet": unet, "text_encoder": text_encoder}[target.part].get_submodule(target.path)
+        weight = layer.weight.double()
+        # apply_weight_decompose (A1111), weight_decompose (ComfyUI, Forge), DoRALayer (InvokeAI)
+        merged = weight + delta(file, name).view(weight.shape)
+        norm = merged.transpose(0, 1).reshape(merged.shape[1], -1).norm(dim=1, keepdim=True)
+        norm = norm.reshape(merged.shape[1], *[1] * (merged.dim() - 1)).transpose(0, 1)
+        scale = file[f"{name}.dora_scale"].double()
+        assert scale.shape[0] == 1 != merged.shape[0], "ComfyUI would take it for one of rows"
+        expected = merged * (scale / norm)
+        x = torch.randn(2, 3, *weight.shape[1:2]) if weight.dim() == 2 else torch.randn(2, weight.shape[1], 5, 4)
+        if isinstance(layer, torch.nn.Conv2d):
+            theirs = torch.nn.functional.conv2d(x.double(), expected, None, layer.stride, layer.padding)
+        else:
+            x = x.flatten(2).mT if x.dim() == 4 else x
+            theirs = x.double() @ expected.flatten(1).T
+        with torch.no_grad():
+            ours = layer(x).double()
+        if layer.bias is not None:
+            theirs += layer.bias.double().view(-1, *[1] * (ours.dim() - 2) * isinstance(layer, torch.nn.Conv2d))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_diffusers_takes_a_dora_file_without_its_magnitudes() -> None:
+    """Its loader of kohya's names drops `dora_scale` and says so; nothing here can change that."""
+    from diffusers import StableDiffusionPipeline
+
+    lora = LoRANetwork(*base(), NetworkSettings(4, 2.0, dora=True))
+    found, _ = StableDiffusionPipeline.lora_state_dict(safetensors.torch.load(lora_file(lora.state(), {}, "fp32")))
+    assert len(found) == 264 * 2 and not any("magnitude" in name or "dora" in name for name in found)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_an_alpha_that_is_rounded_keeps_its_scale(precision: Any) -> None:
+    lora = LoRANetwork(*base(), NetworkSettings(3, 0.7, rslora=True))
+    state = fill(lora)
+    file = safetensors.torch.load(lora_file(lora.state(), {}, precision))
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    assert file[f"{name}.alpha"] != state[f"{name}.alpha"]
+    ours, theirs = delta(state, name), delta(file, name)
+    assert abs((theirs * ours).sum() / (ours * ours).sum() - 1) < 2e-4
 
 
 def test_the_table_holds_792_tensors_and_nothing_else(exported: bytes) -> None:
