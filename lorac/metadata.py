@@ -220,7 +220,8 @@ def _data(facts: Facts) -> dict[str, Any]:
         "ss_min_bucket_reso": facts.bucket_sides[0],
         "ss_num_batches_per_epoch": facts.summary.batches_per_epoch,
         "ss_num_reg_images": sum(f.repeats * f.pictures for f in facts.folders if f.regularisation),
-        "ss_num_train_images": sum(f.repeats * f.pictures for f in facts.folders if not f.regularisation),
+        "ss_num_train_images": facts.summary.train_samples,
+        "ss_num_validation_images": facts.summary.validation_pictures,
         "ss_reg_dataset_dirs": folders(regularisation=True),
         "ss_resolution": f"({facts.resolution}, {facts.resolution})",
     }
