@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ def grouped(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
 
 def column_norms(weight: Tensor) -> Tensor:
     """`weight.transpose(0, 1).reshape(shape[1], -1).norm(dim=1)`, shaped (1, in, 1…), as all loaders have it."""
-    norms = weight.transpose(0, 1).reshape(weight.shape[1], -1).norm(dim=1)
+    norms: Tensor = weight.transpose(0, 1).reshape(weight.shape[1], -1).norm(dim=1)
     return norms.reshape(1, weight.shape[1], *[1] * (weight.dim() - 2))
 
 
@@ -133,7 +134,7 @@ def _weight_decompose(dora_scale: Tensor, weight: Tensor, change: Tensor) -> Ten
     """weight_adapter/base.py `weight_decompose`. On the output axis it divides by the norms of the bare weight."""
     changed = weight + change
     if dora_scale.shape[0] == changed.shape[0]:
-        rows = weight.reshape(weight.shape[0], -1).norm(dim=1)
+        rows: Tensor = weight.reshape(weight.shape[0], -1).norm(dim=1)
         norms = rows.reshape(weight.shape[0], *[1] * (weight.dim() - 1))
     else:
         norms = column_norms(changed)
@@ -166,7 +167,7 @@ def _comfyui_unet_keys() -> dict[str, str]:
         "ff.net.2",
     ]
     attention = ["proj_in", "proj_out", *(f"transformer_blocks.0.{module}" for module in block)]
-    names = {}
+    names: dict[str, str] = {}
     for x in range(4):
         n = 1 + 3 * x
         for i in range(2):
@@ -204,7 +205,8 @@ def invokeai(tensors: Tensors, unet: nn.Module, text: nn.Module) -> Changes:
     for key, parts in grouped(tensors).items():
         prefix, model = ("lora_unet_", unet) if key.startswith("lora_unet_") else ("lora_te_", text)
         path = _walk(model, key.removeprefix(prefix))
-        weight = model.get_submodule(path).weight.double()  # type: ignore[union-attr]
+        layer: Any = model.get_submodule(path)
+        weight: Tensor = layer.weight.double()
         up, down = parts["lora_up.weight"], parts["lora_down.weight"]
         change = (up.reshape(up.shape[0], -1) @ down.reshape(down.shape[0], -1)).reshape(weight.shape)
         change = change * (parts["alpha"].item() / down.shape[0])
@@ -262,13 +264,14 @@ def kohya(tensors: Tensors, unet: nn.Module, text: nn.Module) -> Changes:
 
 
 def _kohya_layers(prefix: str, model: nn.Module, classes: tuple[str, ...]) -> dict[str, Tensor]:
-    layers = {}
+    layers: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if module.__class__.__name__ in classes:
+            child: Any
             for child_name, child in module.named_modules():
                 if child.__class__.__name__ in ("Linear", "Conv2d", "LoRACompatibleLinear"):
                     layers[f"{prefix}.{name}.{child_name}".replace(".", "_")] = child.weight.double()
-    return layers  # type: ignore[return-value]
+    return layers
 
 
 def _kohya_change(parts: Tensors, weight: Tensor) -> Tensor:

@@ -322,7 +322,6 @@ def test_all_that_sd_scripts_writes_is_written_or_left_out_on_purpose() -> None:
         "modelspec.encoder_layer",
         "modelspec.hash_sha256",
         "modelspec.trigger_phrase",
-        "sshs_model_hash",
     }
 
 
