@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lorac.export import lora_file, sidecar
-from lorac.metadata import metadata
+from lorac.metadata import METADATA_LIMIT, metadata
 from lorac.recipe.recipe import PictureSet
 from lorac.recipe.schema import Caption, Output
 from lorac.sd.clip import TextEncoder
@@ -267,10 +267,14 @@ def test_web_uis_insert_the_trigger_as_it_was_trained() -> None:
     assert metadata(recipe, FACTS)["modelspec.trigger_phrase"] == r"riho (idol), kaede \(idol\), flat colour"
 
 
-def test_comfyui_shows_the_metadata_of_a_dora_with_ten_thousand_tags() -> None:
+@pytest.mark.parametrize(
+    "tags",
+    [{f"tag number {i} of many": 10_000 - i for i in range(10_000)}, {"x" * (METADATA_LIMIT - 2**14): 1}],
+    ids=["ten thousand", "as long as may be"],
+)
+def test_comfyui_shows_the_metadata_of_a_dora_with_many_tags(tags: dict[str, int]) -> None:
     """server.py `view_metadata`: `safetensors_header(path, max_size=1024 * 1024)`."""
-    tags = {f"tag number {i} of many": 10_000 - i for i in range(10_000)}
-    facts = replace(FACTS, folders=tuple(replace(folder, tags=tags) for folder in FACTS.folders))
+    facts = replace(FACTS, folders=(replace(FACTS.folders[0], tags=tags),))
     unet, text, _ = models()
     lora = LoRANetwork(unet, text, SETTINGS["DoRA"], merged=False)
     lora.detach()
