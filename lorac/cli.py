@@ -262,11 +262,13 @@ def inspect(file: Path, as_json: bool) -> None:
 
 
 @main.command(short_help="Print the JSON Schema of recipes.")
-def schema() -> None:
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print all keys as a page for people.")
+def schema(as_markdown: bool) -> None:
     """Print the JSON Schema of recipes, for editors."""
     from lorac.recipe.jsonschema import json_schema
+    from lorac.recipe.keys import markdown
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    click.echo(markdown() if as_markdown else json.dumps(json_schema(), indent=2), nl=not as_markdown)
 
 
 @main.command(short_help="Print a shell's completion script.")

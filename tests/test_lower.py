@@ -145,7 +145,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "output.comment": ("text", WRITTEN),
     "output.metadata": (False, {"export"}),
     "output.tag_frequency": (False, {"export"}),
-    "output.preferred_weight": (0.5, {"export"}),
+    "output.preferred_weight": (0.5, {"export", "sample"}),
     "output.negative": ("ugly", {"export"}),
     "output.notes": ("text", {"export"}),
     "output.precision": ("fp32", {"export"}),
@@ -276,3 +276,24 @@ def test_every_input_names_an_output_of_the_kind_it_comes_from(folder: Path) -> 
             assert source.take is Take.WHOLE or of.SHAPE is not Shape.ONE, (node.name, port)
         each = [source for source in node.inputs.values() if source.take is Take.EACH]
         assert bool(each or node.items) == (kinds[node.kind].SHAPE in (Shape.EACH, Shape.CHAIN)), node.name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "strengths", "column"),
+    [
+        (None, [0.5, 0.7, 1.0], 1.0),
+        (None, [1.0, 0.5], 1.0),
+        (0.7, [0.5, 0.7, 1.0], 0.7),
+        (0.75, [0.5, 1.0], 1.0),
+        (0.6, [0.5, 1.0], 0.5),
+        (0.7, [0.0], 0.0),
+    ],
+)
+def test_the_preview_is_drawn_at_the_strength_that_web_uis_insert(
+    folder: Path, wanted: float | None, strengths: list[float], column: float
+) -> None:
+    settings: dict[str, object] = {"sample.strengths": strengths}
+    made = graph(folder, settings if wanted is None else settings | {"output.preferred_weight": wanted})
+    (params,) = (node.params for node in made.nodes if node.kind == "sample")
+    columns: Any = params["strengths"]
+    assert columns[params["preview"]] == column
