@@ -1,4 +1,4 @@
-"""Read recipes: parse, extend, apply `--base` and `--set`, expand the matrix, lay the preset below, validate, resolve."""
+"""Read recipes: parse, extend, apply options, expand the matrix, lay the preset below, validate, resolve paths."""
 
 from __future__ import annotations
 

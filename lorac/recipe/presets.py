@@ -63,7 +63,7 @@ MODERN = (
     Setting(("network", "alpha"), 8.0, "half of dim: calmer, fewer over-fitted backgrounds", follows=DIM),
     Setting(("train", "unet_lr"), 1e-4, "the usual rate at alpha = dim / 2", unless=RATE_GIVEN),
     Setting(("train", "text_encoder_lr"), 5e-5, "half: the text encoder over-fits first", unless=RATE_GIVEN),
-    Setting(("train", "lr_scheduler"), "cosine", "ends quietly, so that the last epoch is seldom a bad one", NO_SCHEDULER),
+    Setting(("train", "lr_scheduler"), "cosine", "ends quietly: the last epoch is often good", NO_SCHEDULER),
     Setting(("train", "lr_warmup_steps"), 0.05, "the first steps on fresh moments are the wildest", NO_WARMUP),
     Setting(("train", "latents"), "mean", "no frozen noise of the VAE in the pictures"),
     Setting(("train", "bucket_list"), "today", "no buckets flatter than min_bucket_reso"),
