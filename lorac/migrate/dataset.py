@@ -8,6 +8,7 @@ from typing import Any
 from lorac.errors import InputError, Problem
 from lorac.migrate.draft import Draft
 from lorac.migrate.kohya import unknown
+from lorac.migrate.names import words
 from lorac.migrate.pictures import Subset
 
 OF_DATASET = words(
@@ -55,11 +56,11 @@ def read_dataset(
     base = {name: value for name, value in arguments.items() if name in OF_DATASET | OF_SUBSET | OWN}
     for number, dataset in enumerate(_tables(data, "datasets", where, problems)):
         _report_unknown(draft, {n: v for n, v in dataset.items() if n != "subsets"}, "datasets")
-        inherited = base | general | dataset
+        inherited = {**base, **general, **dataset}
         of_datasets.append((f"datasets[{number}]", {n: v for n, v in inherited.items() if n in OF_DATASET}))
         for table in _tables(dataset, "subsets", where, problems):
             _report_unknown(draft, table, "subsets")
-            values = DEFAULTS | inherited | table
+            values = {**DEFAULTS, **inherited, **table}
             subset = _subset(values, where, problems)
             of_subsets.append((subset, {n: v for n, v in values.items() if n in OF_SUBSET - OF_DATASET}))
     if problems:
@@ -74,11 +75,10 @@ def read_dataset(
 def _subset(values: Mapping[str, Any], where: str, problems: list[Problem]) -> Subset:
     folder, repeats = values.get("image_dir"), values.get("num_repeats", 1)
     if not isinstance(folder, str) or not folder:
-        only = "metadata_file" in values
-        remedy = "lorac reads pictures with text files beside them" if only else 'add image_dir = "…"'
-        problems.append(
-            Problem(where, "a subset has no image_dir" + (", only a metadata_file" if only else ""), remedy)
-        )
+        cause, remedy = "a subset has no image_dir", 'add image_dir = "…"'
+        if "metadata_file" in values:
+            cause, remedy = f"{cause}, only a metadata_file", "lorac reads pictures with text files beside them"
+        problems.append(Problem(where, cause, remedy))
         folder = "."
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         cause = f"num_repeats of {folder} is {repeats!r}"

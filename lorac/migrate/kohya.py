@@ -22,6 +22,7 @@ from lorac.migrate.names import (
     SAME,
     UNNEEDED,
     UNSUPPORTED,
+    words,
 )
 from lorac.recipe.diagnostics import fields, mismatch_remedy, nearest
 from lorac.recipe.schema import DOWN_BLOCKS, PATHS, SECTIONS
@@ -65,10 +66,9 @@ def unknown(name: str, known: list[str]) -> str:
 def put(draft: Draft, at: tuple[str, str], word: str, value: Any, comment: str = "") -> None:
     """`value` as the schema's type for the key; one that does not fit is left with the schema's remedy."""
     section, key = at
-    if at in PATHS:
-        if isinstance(value, str):
-            _put_path(draft, at, value)
-            return
+    if at in PATHS and isinstance(value, str):
+        _put_path(draft, at, value)
+        return
     hint = fields(SECTIONS[section])[key].type
     if isinstance(value, str) and value.lower() in ("true", "false"):
         value = value.lower() == "true"
@@ -329,10 +329,9 @@ def _literal(text: str) -> Any:
 
 def _agree(draft: Draft) -> None:
     """What kohya lets contradict itself: a warm-up with the scheduler that has none, epochs beside steps."""
-    if draft.get("train", "lr_scheduler") in (None, "constant") and draft.get("train", "lr_warmup_steps"):
-        if draft.preset is None or draft.get("train", "lr_scheduler") == "constant":
-            comment = 'kohya stops at "constant" with a warm-up'
-            draft.put("train", "lr_scheduler", "constant_with_warmup", comment)
+    scheduler = draft.get("train", "lr_scheduler") or ("constant" if draft.preset is None else None)
+    if scheduler == "constant" and draft.get("train", "lr_warmup_steps"):
+        draft.put("train", "lr_scheduler", "constant_with_warmup", 'kohya stops at "constant" with a warm-up')
     if draft.get("train", "epochs") is not None and draft.get("train", "steps") is not None:
         steps = draft.sections["train"].pop("steps").value
         draft.leave("max_train_steps", steps, "kohya lets max_train_epochs win")

@@ -10,9 +10,7 @@ from pathlib import Path
 from lorac.captions import decode_caption, split_tags
 from lorac.listing import Picture, pictures
 
-GENERAL = frozenset(
-    ("1girl", "1boy", "solo", "no humans", "multiple girls", "2girls", "monochrome", "a", "masterpiece")
-)
+GENERAL = frozenset(("1girl", "1boy", "solo", "no humans", "multiple girls", "2girls", "masterpiece"))
 """Tags that begin captions and yet call nobody in particular."""
 
 
@@ -74,7 +72,7 @@ def _size(path: str, *, alpha: bool) -> tuple[tuple[int, int] | None, bool]:
             size = image.size
             if not alpha or ("A" not in image.mode and "transparency" not in image.info):
                 return size, False
-            low, _ = image.convert("RGBA").getchannel("A").getextrema()
+            opaque = image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
     except Exception:  # Pillow's plug-ins raise whatever a damaged file leads them to
         return None, False
-    return size, low < 255
+    return size, not opaque

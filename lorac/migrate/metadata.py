@@ -24,6 +24,7 @@ OTHER = {
     "ss_v2": "v2",
 }
 """Names that are not `ss_` and the argument's own."""
+_ARGUMENT = re.compile(r"\w+=(?:\([^)]*\)|[^,()]+)")
 NOT_LENGTH = frozenset(("max_train_epochs",))
 
 
@@ -35,9 +36,7 @@ def arguments(metadata: Mapping[str, str], draft: Draft) -> tuple[dict[str, Any]
     optimizer = re.match(r"[\w.]+", metadata.get("ss_optimizer", ""))
     if optimizer and optimizer[0] != "None":
         found["optimizer_type"] = optimizer[0].rpartition(".")[2]
-        found["optimizer_args"] = re.findall(
-            r"(\w+=(?:\([^)]*\)|[^,()]+))", metadata["ss_optimizer"][optimizer.end() :]
-        )
+        found["optimizer_args"] = _ARGUMENT.findall(metadata["ss_optimizer"], optimizer.end())
     return {name: value for name, value in found.items() if value is not None}, shown
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lorac.recipe.schema import SECTIONS, keys
 
+
 def words(text: str) -> frozenset[str]:
     """The words of a text."""
     return frozenset(text.split())
@@ -30,12 +31,7 @@ SAME = words(
     """
 )
 
-NETWORK_def words(text: str) -> frozenset[str]:
-    """The words of a text."""
-    return frozenset(text.split())
-
-
-SAME = words(
+NETWORK_SAME = words(
     """
     conv_dim conv_alpha block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight
     up_lr_weight rank_dropout module_dropout loraplus_lr_ratio loraplus_unet_lr_ratio

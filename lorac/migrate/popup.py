@@ -10,6 +10,7 @@ from typing import Any
 
 from lorac.migrate.draft import Draft
 from lorac.migrate.kohya import unknown
+from lorac.migrate.names import words
 
 # attribute: kohya's argument, its value in a fresh ArgStore
 ATTRIBUTES: dict[str, tuple[str, Any]] = {

@@ -37,8 +37,8 @@ def start(folder: Path, out: Path | None) -> Draft:
     seen = look(folder, extension, thorough=True)
     draft = Draft(Path.cwd() if out is None else out.absolute().parent, folder.absolute())
     draft.head = [
-        f"A first recipe for the {seen.count} pictures in {folder.absolute().name}, by `lorac init`. Then: `lorac check`,",
-        "`lorac plan`, `lorac captions`, `lorac build`. A key that is not here has its default: see `lorac schema`.",
+        f"A first recipe for the {seen.count} pictures in {folder.absolute().name}, by `lorac init`. Then: `check`",
+        "it, `plan` it, `build` it. A key that is not here has its default: see `lorac schema`.",
     ]
     draft.preset = Entry("modern", "today's usual settings; each can be changed below")
     trigger, why = _trigger(folder, seen)
@@ -110,8 +110,8 @@ def _train(draft: Draft, seen: Look, repeats: int, epochs: int) -> None:
         smallest = min(seen.sizes, key=lambda size: size[0] * size[1])
         draft.warnings.append(_small(small, seen.count, smallest))
         draft.remarks["train"] = [
-            f"{small} of {seen.count} pictures have fewer pixels than {RESOLUTION} x {RESOLUTION} and would be enlarged",
-            "on a real base, which blurs; this trains them at their own size:",
+            f"{small} of {seen.count} pictures have fewer pixels than {RESOLUTION} x {RESOLUTION} and would be",
+            "enlarged on a real base, which blurs; this trains them at their own size:",
             "bucket_no_upscale = true",
         ]
 

@@ -133,7 +133,7 @@ def table() -> list[Row]:
             if found:
                 words = [_shown(found[name].value) if name in found else "" for name in PRESETS]
                 why = "; ".join(f"{name}: {setting.why}" for name, setting in found.items())
-                rows.append(Row(f"{section}.{field.name}", _shown(field.default), *words, why))
+                rows.append(Row(f"{section}.{field.name}", _shown(field.default), words[0], words[1], why))
     return rows
 
 
