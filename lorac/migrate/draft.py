@@ -20,6 +20,8 @@ from lorac.recipe.rules import check
 from lorac.recipe.schema import SECTIONS
 from lorac.recipe.validate import read_document
 
+QUIET = (0, 1, ".txt", "fp16")
+"""Values that are not worth a line where they are the default."""
 COMMENT_COLUMN, WIDTH = 36, 118
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
@@ -114,7 +116,19 @@ class Draft:
                 entry = self.sections[section].pop(key)
                 self.leave(f"{section}.{key}", entry.value, f"{finding.cause}; {finding.remedy}".strip("; "))
             if not wrong:
-                return
+                break
+        self._hush()
+
+    def _hush(self) -> None:
+        """Take out plain defaults that nobody said anything about."""
+        tree = Tree(Place("", None, self.folder), {} if self.preset is None else {"preset": self.preset.value})
+        underlay(tree)
+        defaults, _ = read_document(tree.data)
+        for section, entries in self.sections.items():
+            for key, entry in list(entries.items()):
+                plain = isinstance(entry.value, bool) or entry.value in QUIET
+                if plain and not entry.comment and entry.value == getattr(getattr(defaults, section), key):
+                    del entries[key]
 
 
 def _plain(value: Any) -> Any:
@@ -148,12 +162,24 @@ def _lines(entries: dict[str, Entry]) -> list[str]:
     lines = []
     for key, entry in entries.items():
         line, comment = f"{key} = {toml(entry.value)}", _one_line(entry.comment)
+        if len(line) > WIDTH and isinstance(entry.value, list | tuple):
+            line = "\n".join([f"{key} = [", *_wrapped([f"{toml(item)}," for item in entry.value]), "]"])
         if not comment:
             lines.append(line)
-        elif len(line) <= WIDTH and max(len(line), COMMENT_COLUMN - 1) + 3 + len(comment) <= WIDTH:
+        elif "\n" not in line and max(len(line), COMMENT_COLUMN - 1) + 3 + len(comment) <= WIDTH:
             lines.append(f"{line:<{COMMENT_COLUMN - 1}} # {comment}")
         else:
             lines += [f"# {comment}", line]
+    return lines
+
+
+def _wrapped(items: list[str]) -> list[str]:
+    """The elements of a list as indented lines, as many in each as fit."""
+    lines = ["   "]
+    for item in items:
+        if len(lines[-1]) + 1 + len(item) > WIDTH and lines[-1].strip():
+            lines.append("   ")
+        lines[-1] += f" {item}"
     return lines
 
 

@@ -23,6 +23,7 @@ PASSES = 6
 """What the article answered to the popup's "how many epochs"; it counted them without regularisation."""
 FEWEST, MOST, USUAL = 1000, 6000, 3000
 """Steps of a run; outside of these PASSES are no good guess."""
+DEFAULT_STEPS = 1600
 TRAP = "kohya's default, as the file names none: next to nothing is learnt; 1e-4 is usual"
 
 
@@ -44,6 +45,8 @@ def import_path(path: Path, reg: Path | None, out: Path | None) -> Draft:
         remedy = "give a kohya training folder, a .toml of kohya, the popup's .json, or a LoRA's .safetensors"
         raise InputError([Problem(shown_path(path), "lorac cannot import this kind of file", remedy)])
     draft.settle()
+    if draft.get("train", "epochs") is None and draft.get("train", "steps") is None:
+        draft.put("train", "steps", DEFAULT_STEPS, "kohya's default, as the file's length cannot be used")
     return draft
 
 
@@ -141,10 +144,11 @@ def _silent_defaults(arguments: Mapping[str, Any]) -> list[tuple[str, Any, str]]
     rows += [("enable_bucket", False, "kohya's default: crop to a square")]
     if arguments.get("enable_bucket"):
         rows += [("min_bucket_reso", 256, "kohya's default"), ("max_bucket_reso", 1024, "kohya's default")]
-    if not arguments.get("unet_lr") and not arguments.get("text_encoder_lr"):
+    unet_only, text_only = (arguments.get(f"network_train_{part}_only") for part in ("unet", "text_encoder"))
+    if not (arguments.get("unet_lr") or text_only) or not (arguments.get("text_encoder_lr") or unet_only):
         rows += [("learning_rate", 2e-6, TRAP)]
     if not arguments.get("max_train_epochs"):
-        rows += [("max_train_steps", 1600, "kohya's default")]
+        rows += [("max_train_steps", DEFAULT_STEPS, "kohya's default")]
     old = arguments.get("caption_extention")
     if old and arguments.get("caption_extension") is None:
         rows[0] = ("caption_extension", old, "kohya: caption_extention")

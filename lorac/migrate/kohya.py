@@ -313,7 +313,7 @@ _SPECIAL: dict[str, Callable[[Draft, str, Any, Arguments], None]] = {
 def pairs(value: Any) -> dict[str, str]:
     """`["conv_dim=4", "conv_alpha=1"]`, or the same in one string, by name."""
     if isinstance(value, Mapping):
-        return {str(name): str(item) for name, item in value.items()}
+        return {str(name): str(item) for name, item in value.items() if item is not None}
     items = value if isinstance(value, list) else shlex.split(str(value))
     parts = (str(item).partition("=") for item in items)
     return {name.strip(): text.strip() for name, _, text in parts if name.strip()}

@@ -13,7 +13,7 @@ from lorac.listing import EXTENSIONS, shown_path
 from lorac.migrate.draft import Draft, Entry
 from lorac.migrate.look import Look, extensions, look
 
-DROPPED = 'there is transparency; kohya trains the hidden colours under it: "drop" does, too'
+DROPPED = 'kohya would have trained the hidden RGB under it; "drop" repeats that'
 CAPTIONS = (".txt", ".caption")
 
 

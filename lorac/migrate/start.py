@@ -9,7 +9,7 @@ from pathlib import Path
 from lorac.captions import split_tags
 from lorac.errors import InputError, Problem
 from lorac.listing import exists, shown_path
-from lorac.migrate.draft import Draft, Entry, toml
+from lorac.migrate.draft import Draft, Entry
 from lorac.migrate.importing import import_path
 from lorac.migrate.look import Look, look
 from lorac.migrate.pictures import seen_extension
@@ -119,4 +119,4 @@ def _train(draft: Draft, seen: Look, repeats: int, epochs: int) -> None:
 def _small(small: int, count: int, smallest: Sequence[int]) -> str:
     size = f"the smallest has {smallest[0]} x {smallest[1]}"
     text = f"{small} of {count} pictures have fewer pixels than {RESOLUTION} x {RESOLUTION} ({size})"
-    return f"{text}; better ones help, or bucket_no_upscale in [train]: {toml(True)}"
+    return f"{text}; take larger ones, or see bucket_no_upscale in the recipe"
