@@ -124,7 +124,7 @@ def _no_metadata(draft: Draft, word: str, value: Any, arguments: Arguments) -> N
 
 
 def _save_precision(draft: Draft, word: str, value: Any, arguments: Arguments) -> None:
-    put(draft, ("output", "precision"), word, {"float": "fp32", "no": "fp32"}.get(value, value))
+    put(draft, ("output", "precision"), word, "fp32" if value == "float" else value)
 
 
 def _alpha(draft: Draft, word: str, value: Any, arguments: Arguments) -> None:
