@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import tomli
 
-from lorac.migrate.kohya import _SPECIAL, PICTURE_ARGUMENTS
+from lorac.migrate.kohya import PICTURE_ARGUMENTS
 from lorac.migrate.names import AT, NETWORK_SAME, NETWORK_UNSUPPORTED, SAME, UNNEEDED, UNSUPPORTED
+from lorac.migrate.special import SPECIAL
 from lorac.recipe.load import load
 from lorac.recipe.recipe import Recipe
 from lorac.recipe.schema import SECTIONS, keys
@@ -42,7 +43,8 @@ offload_optimizer_device offload_optimizer_nvme_path offload_param_device offloa
 optimizer_type output_config output_dir output_name persistent_data_loader_workers pretrained_model_name_or_path
 prior_loss_weight random_crop reg_data_dir resize_interpolation resolution resume resume_from_huggingface
 sample_at_first sample_every_n_epochs sample_every_n_steps sample_prompts sample_sampler
-save_every_n_epochs save_every_n_steps save_last_n_epochs save_last_n_epochs_state save_last_n_steps save_last_n_steps_state save_model_as save_n_epoch_ratio
+save_every_n_epochs save_every_n_steps save_last_n_epochs save_last_n_epochs_state save_last_n_steps
+save_last_n_steps_state save_model_as save_n_epoch_ratio
 save_precision save_state save_state_on_train_end save_state_to_huggingface scale_v_pred_loss_like_noise_pred
 scale_weight_norms sdpa secondary_separator seed shuffle_caption skip_cache_check skip_until_initial_step
 text_encoder_lr token_warmup_min token_warmup_step tokenizer_cache_dir torch_compile train_batch_size train_data_dir
@@ -283,7 +285,7 @@ def test_paths_of_another_machine_are_kept_and_named() -> None:
 def test_every_argument_of_kohya_has_one_answer() -> None:
     answers = [SAME, UNNEEDED.keys(), UNSUPPORTED.keys(), PICTURE_ARGUMENTS]
     for name in ARGUMENTS:
-        assert sum(name in answer for answer in answers) == 1 or name in _SPECIAL, name
+        assert sum(name in answer for answer in answers) == 1 or name in SPECIAL, name
     assert {AT[name] for name in SAME} <= {(s, key) for s, kind in SECTIONS.items() for key in keys(kind)}
     assert set(SAME) <= set(ARGUMENTS)
     assert {AT[name][0] for name in NETWORK_SAME} == {"network", "train"}
@@ -296,7 +298,7 @@ def test_every_argument_is_in_the_recipe_or_in_a_comment() -> None:
     config('train_data_dir = "set"\n' + "".join(f"{name} = [[1]]\n" for name in strange))
     text, _ = imported("config.toml")
     for name in strange:
-        assert name in _SPECIAL or f"#   {name} = [[1]]: " in text
+        assert name in SPECIAL or f"#   {name} = [[1]]: " in text
         assert f"#   {name} = [[1]]: kohya has no such" not in text
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from lorac.errors import InputError, Problem
 from lorac.migrate.draft import Draft
-from lorac.migrate.kohya import unknown
 from lorac.migrate.names import words
 from lorac.migrate.pictures import Subset
+from lorac.migrate.values import unknown
 
 OF_DATASET = words(
     """

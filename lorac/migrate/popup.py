@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorac.migrate.draft import Draft
-from lorac.migrate.kohya import unknown
 from lorac.migrate.names import words
+from lorac.migrate.values import unknown
 
 # attribute: kohya's argument, its value in a fresh ArgStore
 ATTRIBUTES: dict[str, tuple[str, Any]] = {
