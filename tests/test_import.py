@@ -531,6 +531,23 @@ def test_what_a_lora_tells_of_itself() -> None:
     assert "468 regularisation samples beside 468" in planned("riho.toml", "--set", 'source[0].alpha="white"')
 
 
+def test_a_lora_of_a_dataset_config() -> None:
+    subsets = [
+        {"image_dir": "riho", "num_repeats": 36, "class_tokens": "riho", "is_reg": False, "keep_tokens": 2},
+        {"image_dir": "1girl", "num_repeats": 1, "class_tokens": "1girl", "is_reg": True},
+    ]
+    metadata = {"ss_network_dim": "8", "ss_datasets": json.dumps([{"batch_size_per_device": 3, "subsets": subsets}])}
+    metadata |= {"ss_dataset_dirs": '{"riho": {"n_repeats": 36, "img_count": 1}}', "ss_max_train_steps": "9"}
+    header = json.dumps({"__metadata__": metadata}).encode()
+    Path("a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    pictures(Path("pictures/riho"), 1)
+    pictures(Path("pictures/1girl"), 1)
+    _, recipe = imported("a.safetensors")
+    assert [(Path(s.path).name, s.repeats, s.trigger) for s in recipe.sources] == [("riho", 36, ("riho",))]
+    assert (recipe.train.batch_size, recipe.caption.keep_tokens, recipe.train.steps) == (3, 2, 9)
+    assert [(Path(s.path).name, s.caption) for s in recipe.regularisation] == [("1girl", "1girl")]
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,9 @@ def arguments(metadata: Mapping[str, str], draft: Draft) -> tuple[dict[str, Any]
     """kohya's arguments and their names in the file."""
     names = {f"ss_{name}": name for name in SAME - NOT_LENGTH if name in AT} | OTHER
     found = {argument: _value(metadata[key]) for key, argument in names.items() if key in metadata}
+    for listed in _listed(metadata):
+        first = {f"ss_{name}": value for name, value in (listed[0] if listed else {}).items()}
+        found |= {names[key]: value for key, value in first.items() if key in names and names[key] not in found}
     shown = {argument: key for key, argument in names.items()}
     optimizer = re.match(r"[\w.]+", metadata.get("ss_optimizer", ""))
     if optimizer and optimizer[0] != "None":
@@ -42,7 +45,8 @@ def arguments(metadata: Mapping[str, str], draft: Draft) -> tuple[dict[str, Any]
 
 def subsets(metadata: Mapping[str, str]) -> list[Subset]:
     """The folders, by name: the file does not tell where they lay."""
-    found = []
+    if found := [subset for subset in map(_subset, _listed(metadata)[1]) if subset is not None]:
+        return found
     for key, is_reg in (("ss_dataset_dirs", False), ("ss_reg_dataset_dirs", True)):
         dirs = _value(metadata.get(key, ""))
         for name, facts in dirs.items() if isinstance(dirs, dict) else ():
@@ -51,6 +55,22 @@ def subsets(metadata: Mapping[str, str]) -> list[Subset]:
             if isinstance(repeats, int) and repeats > 0:
                 found.append(Subset(f"pictures/{name}", repeats, tokens, is_reg, named="the file's metadata"))
     return found
+
+
+def _listed(metadata: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The datasets and subsets of a run from a dataset config, which kohya lists instead of single settings."""
+    value = _value(metadata.get("ss_datasets", ""))
+    datasets = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    parts = [dataset.get("subsets") for dataset in datasets]
+    return datasets, [item for part in parts if isinstance(part, list) for item in part if isinstance(item, dict)]
+
+
+def _subset(facts: Mapping[str, Any]) -> Subset | None:
+    name, repeats = facts.get("image_dir"), facts.get("num_repeats")
+    if not isinstance(name, str) or not isinstance(repeats, int) or repeats < 1:
+        return None
+    tokens, prefix = str(facts.get("class_tokens") or ""), str(facts.get("caption_prefix") or "")
+    return Subset(f"pictures/{name}", repeats, tokens, bool(facts.get("is_reg")), False, prefix, "the file's metadata")
 
 
 def _value(text: str) -> Any:
