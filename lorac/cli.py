@@ -105,6 +105,36 @@ def read(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> 
     return loaded, lower(loaded)
 
 
+output_option = click.option("-o", "--output", type=PATH, help="Recipe to write. Absent: standard output.")
+force_option = click.option("--force", is_flag=True, help="Replace a recipe that is there.")
+
+
+@main.command(short_help="Write a first recipe for a folder of pictures.")
+@click.argument("folder", type=PATH)
+@output_option
+@force_option
+def init(folder: Path, output: Path | None, force: bool) -> None:
+    """Look at the pictures in FOLDER and write a good first recipe for them."""
+    from lorac.migrate.start import start
+    from lorac.migrate.write import write
+
+    write(start(folder, output), output, force)
+
+
+@main.command("import", short_help="Make a recipe of what was made for kohya.")
+@click.argument("path", type=PATH)
+@click.option("--reg", type=PATH, metavar="FOLDER", help="kohya folder of regularisation pictures.")
+@output_option
+@force_option
+def import_(path: Path, reg: Path | None, output: Path | None, force: bool) -> None:
+    """Make a recipe of PATH: a kohya training folder (36_riho/…), a --config_file or --dataset_config (.toml), the
+    popup's .json, or the metadata of a finished LoRA (.safetensors)."""
+    from lorac.migrate.importing import import_path
+    from lorac.migrate.write import write
+
+    write(import_path(path, reg, output), output, force)
+
+
 @main.command(short_help="Train and write what is not built yet.")
 @recipe_options
 @store_option
