@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from lorac.recipe import presets
 from lorac.recipe.diagnostics import bracketed, fields, in_words
 from lorac.recipe.schema import SECTIONS, Document, Prompt, Section, keys
 
@@ -17,6 +18,9 @@ HEAD = """# The keys of a recipe
 Made by `lorac schema --markdown`. Keys have the names that sd-scripts (kohya) has for them, or else the table says its
 name. An empty default means that the key is absent, and what that means is said beside it. Lengths are pixels, and
 learning rates are per optimiser step. The last column is the name under which the written LoRA tells the value.
+"""
+PRESETS = """`preset = "kohya-2023"` takes what the article's trainer set by itself, `preset = "modern"` what one takes
+today; whatever the recipe says wins.
 """
 COLUMNS = ("key", "value", "default", "kohya's name", "what it does", "in the file")
 
@@ -29,6 +33,7 @@ def markdown() -> str:
         parts += _part(f"`{bracketed(name)}`", section, keys(section))
         if name == "sample":
             parts += _part("A table in `prompts` of `[sample]`", Prompt, keys(Prompt))
+    parts += ["## Presets\n", PRESETS, presets.markdown()]
     return "\n".join(parts)
 
 
