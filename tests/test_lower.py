@@ -6,6 +6,7 @@ settings of a recipe down, so nearly everything is part of their keys.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "source.repeats": (3, {"schedule"} | WRITTEN),
     "source.trigger": (["another"], {"caption", "export"}),
     "source.alpha": ("black", IMAGES),
-    "source.alpha_mask": (None, set()),
+    "source.alpha_mask": (True, IMAGES | {"train"}),
     "regularisation.path": ("other", {"source", "export", "report"}),
     "regularisation.repeats": (3, {"schedule"} | WRITTEN),
     "regularisation.caption": ("1boy", {"caption"}),
     "regularisation.alpha": ("black", IMAGES),
-    "regularisation.alpha_mask": (None, set()),
+    "regularisation.alpha_mask": (True, IMAGES | {"train"}),
     "caption.extension": (".caption", {"source"} | WRITTEN),
     "caption.exclude": (["smile"], {"caption"} | WRITTEN),
     "caption.replace": ({"smile": "grin"}, {"caption"} | WRITTEN),
@@ -72,8 +73,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "train.clip_skip": (5, {"train", "sample"} | WRITTEN),
     "train.max_token_length": (150, {"schedule"} | WRITTEN),
     "train.save_every_n_epochs": (2, {"schedule"} | WRITTEN),
-    "caption.keep_tokens_separator": (None, set()),
-    "caption.enable_wildcard": (None, set()),
+    "caption.keep_tokens_separator": ("|||", {"caption", "tokens"} | WRITTEN),
+    "caption.enable_wildcard": (True, {"caption", "tokens"} | WRITTEN),
     "tagger.model": (None, set()),
     "tagger.sha256": (None, set()),
     "tagger.threshold": (None, set()),
@@ -95,8 +96,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "network.mid_lr_weight": (0.5, {"train"} | WRITTEN),
     "network.up_lr_weight": ([0.5] * 12, {"train"} | WRITTEN),
     "train.vae": (None, set()),
-    "train.bucket_list": (None, set()),
-    "train.flip_aug": (None, set()),
+    "train.bucket_list": ("2023", IMAGES | WRITTEN),
+    "train.flip_aug": (None, set()),  # it adds nodes: see below
     "train.latents": ("sample", {"train"} | WRITTEN),
     "train.gradient_accumulation_steps": (2, {"schedule"} | WRITTEN),
     "train.loraplus_lr_ratio": (16.0, {"train"} | WRITTEN),
@@ -129,8 +130,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "loss.ip_noise_gamma_random_strength": (True, {"train"} | WRITTEN),
     "loss.scale_v_pred_loss_like_noise_pred": (True, {"train"} | WRITTEN),
     "loss.v_pred_like_loss": (0.5, {"train"} | WRITTEN),
-    "validation.split": (None, set()),
-    "validation.seed": (None, set()),
+    "validation.split": (0.5, {"schedule"} | WRITTEN),
+    "validation.seed": (7, WRITTEN),
     "sample.prompts": (["another"], {"sample", "report"}),
     "sample.negative": ("ugly", {"sample", "report"}),
     "sample.strengths": ([0.5], {"sample", "report"}),
@@ -144,7 +145,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "output.comment": ("text", WRITTEN),
     "output.metadata": (False, {"export"}),
     "output.tag_frequency": (False, {"export"}),
-    "output.preferred_weight": (0.5, {"export"}),
+    "output.preferred_weight": (0.5, {"export", "sample"}),
     "output.negative": ("ugly", {"export"}),
     "output.notes": ("text", {"export"}),
     "output.precision": ("fp32", {"export"}),
@@ -211,6 +212,32 @@ def test_a_setting_is_in_the_keys_of_the_kinds_that_it_can_change(folder: Path, 
     assert changed == expected
 
 
+def test_mirrored_pictures_are_latents_of_their_own(folder: Path) -> None:
+    """flip_aug adds a latent node for each set; the plain latents keep their keys."""
+    before, after = graph(folder, {}), graph(folder, {"train.flip_aug": True})
+    old = Counter((node.kind, own(node)) for node in before.nodes)
+    added = Counter((node.kind, own(node)) for node in after.nodes) - old
+    assert Counter(kind for kind, _ in added.elements()) == {
+        "latent": 2,
+        **dict.fromkeys({"schedule", "train"} | WRITTEN, 1),
+    }
+    (train,) = (node for node in after.nodes if node.kind == "train")
+    mirrored = [train.inputs[f"flipped.{number}"].node for number in range(2)]
+    assert [dict(node.params) for node in mirrored] == [{"flip": True}] * 2
+    assert [dict(train.inputs[f"latent.{number}"].node.params) for number in range(2)] == [{}] * 2
+    assert [node.inputs["pixels"] for node in mirrored] == [
+        train.inputs[f"latent.{n}"].node.inputs["pixels"] for n in range(2)
+    ]
+
+
+def test_the_seed_of_validation_is_that_of_training_unless_given(folder: Path) -> None:
+    def seed(changes: dict[str, object]) -> object:
+        (schedule,) = (n for n in graph(folder, {"validation.split": 0.5, **changes}).nodes if n.kind == "schedule")
+        return schedule.params["validation_seed"]
+
+    assert (seed({}), seed({"train.seed": 7}), seed({"train.seed": 7, "validation.seed": 0})) == (23, 7, 0)
+
+
 def test_a_lora_to_go_on_from_is_an_input_of_training(folder: Path) -> None:
     plain = graph(folder, {})
     (folder / "old.safetensors").touch()
@@ -249,3 +276,24 @@ def test_every_input_names_an_output_of_the_kind_it_comes_from(folder: Path) -> 
             assert source.take is Take.WHOLE or of.SHAPE is not Shape.ONE, (node.name, port)
         each = [source for source in node.inputs.values() if source.take is Take.EACH]
         assert bool(each or node.items) == (kinds[node.kind].SHAPE in (Shape.EACH, Shape.CHAIN)), node.name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "strengths", "column"),
+    [
+        (None, [0.5, 0.7, 1.0], 1.0),
+        (None, [1.0, 0.5], 1.0),
+        (0.7, [0.5, 0.7, 1.0], 0.7),
+        (0.75, [0.5, 1.0], 1.0),
+        (0.6, [0.5, 1.0], 0.5),
+        (0.7, [0.0], 0.0),
+    ],
+)
+def test_the_preview_is_drawn_at_the_strength_that_web_uis_insert(
+    folder: Path, wanted: float | None, strengths: list[float], column: float
+) -> None:
+    settings: dict[str, object] = {"sample.strengths": strengths}
+    made = graph(folder, settings if wanted is None else settings | {"output.preferred_weight": wanted})
+    (params,) = (node.params for node in made.nodes if node.kind == "sample")
+    columns: Any = params["strengths"]
+    assert columns[params["preview"]] == column
