@@ -87,7 +87,7 @@ def test_a_vae_of_its_own_is_what_latents_are_made_with(built_copy: Path, tiny_b
 
 def test_a_file_that_is_no_vae(built_copy: Path) -> None:
     (message,) = refused("build", "recipe.toml", "--set", "train.vae=build/recipe/recipe.safetensors")
-    assert message == "build/recipe/recipe.safetensors: this is a LoRA, not a base; " + (
+    assert message == "build/recipe/recipe.safetensors: this is no VAE but a LoRA; " + (
         "give an SD1.x VAE, such as vae-ft-mse-840000-ema-pruned"
     )
 

@@ -210,9 +210,9 @@ def test_a_file_says_what_it_predicts(
 @pytest.mark.parametrize(
     ("shapes", "said"),
     [
-        ({"lora_unet_x.lora_down.weight": (4, 8)}, "this is a LoRA, not a base; give an SD1.x VAE"),
+        ({"lora_unet_x.lora_down.weight": (4, 8)}, "this is no VAE but a LoRA; give an SD1.x VAE"),
         ({"decoder.conv_in.weight": (8, 16, 3, 3)}, "a VAE of 16 latent channels, where SD1.x has 4"),
-        ({"x": (3, 3)}, "this is no VAE"),
+        ({"x": (3, 3)}, "this is no VAE but something else"),
     ],
 )
 def test_files_that_are_no_vae(tmp_path: Path, shapes: dict[str, tuple[int, ...]], said: str) -> None:

@@ -13,6 +13,7 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
 
+_NO_BASE = ", not a base"
 NEEDED = "lorac needs an SD1.x checkpoint as the base"
 
 _FAMILIES = {
@@ -74,7 +75,8 @@ def vae_problems(shapes: Shapes, where: str) -> list[Problem]:
     """Why a single file cannot be a VAE of SD1.x; a full checkpoint can, as it holds one."""
     remedy = "give an SD1.x VAE, such as vae-ft-mse-840000-ema-pruned"
     if not any(_VAE_KEY.match(key) for key in shapes):
-        return [Problem(where, f"this is {foreign(shapes) or 'no VAE'}", remedy)]
+        family = (foreign(shapes) or "something else").removesuffix(_NO_BASE)
+        return [Problem(where, f"this is no VAE but {family}", remedy)]
     channels = _axis(shapes, "decoder.conv_in.weight", 1) or _axis(shapes, f"{VAE_PREFIX}decoder.conv_in.weight", 1)
     if channels not in (None, LATENT):
         return [Problem(where, f"this is a VAE of {channels} latent channels, where SD1.x has {LATENT}", remedy)]
