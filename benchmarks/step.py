@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.common import Series, commit, machine, table, versions, write_result
 from lorac.mini.train import TEXT, UNET
 from lorac.sd.clip import TextEncoder
-from lorac.sd.lora import LoRANetwork
+from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.tokenizer import chunk
 from lorac.sd.unet import UNet
 from lorac.train.helper import threads
@@ -40,7 +40,7 @@ GEMM = 1024
 
 def lorac_step(unet: UNet, text_encoder: TextEncoder) -> Callable[[int], object]:
     """A function that does one step of lorac's trainer."""
-    lora = LoRANetwork(unet, text_encoder, RANK, float(RANK))
+    lora = LoRANetwork(unet, text_encoder, NetworkSettings(RANK, float(RANK)))
     trainer = Trainer(unet, text_encoder, lora, clip_skip=CLIP_SKIP, max_token_length=TOKENS)
     latents = [torch.randn(4, 16, 16)]
 

@@ -17,7 +17,7 @@ from lorac.errors import TrainingDiverged
 from lorac.export import Facts, Folder, lora_file, metadata, sidecar
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import Caption, Loss, Network, Output, Sample, Tagger, Train, Validation
-from lorac.sd.lora import LoRANetwork
+from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.tokenizer import chunk
 from lorac.train.schedule import Summary
 from tests.small import base, diffusers_unet, transformers_text_model
@@ -58,7 +58,7 @@ FACTS = Facts(
 def trained(seed: int = 5) -> tuple[Any, Any, LoRANetwork]:
     """A base with a LoRA whose factors are as after training."""
     unet, text_encoder = base()
-    lora = LoRANetwork(unet, text_encoder, 4, 2.0, merged=True)
+    lora = LoRANetwork(unet, text_encoder, NetworkSettings(4, 2.0), merged=True)
     generator = torch.Generator().manual_seed(seed)
     state = {
         name: tensor if tensor.dim() == 0 else (torch.randn(tensor.shape, generator=generator) * 0.1)

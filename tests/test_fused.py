@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorac.sd.blocks import Resnet, Upsample
-from lorac.sd.lora import LoRANetwork
+from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.train.attention import attend, attend_backward, join_heads, split_heads
 from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample, Patches
 from lorac.train.optimiser import Optimiser
@@ -24,7 +24,7 @@ def gradients(
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """(loss, gradients by kohya's names, their norm) of one step."""
     unet, text_encoder = base()
-    lora = LoRANetwork(unet, text_encoder, rank, 2.0 * rank, merged=merged)
+    lora = LoRANetwork(unet, text_encoder, NetworkSettings(rank, 2.0 * rank), merged=merged)
     generator = torch.Generator().manual_seed(2)
     lora.load_state(
         {
@@ -150,7 +150,7 @@ def test_the_helper_thread_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> No
 
     def three_steps() -> dict[str, Tensor]:
         unet, text_encoder = base()
-        trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, 4, 4.0))
+        trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(4, 4.0)))
         for i in range(3):
             trainer.step(Step(i, 1e-3, 1e-3, [[Sample(0, 500, i, 1.0, [5])]]), [torch.ones(4, 8, 8)])
         return trainer.state()
@@ -164,7 +164,7 @@ def test_the_helper_thread_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_error_in_the_helper_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     unet, text_encoder = base()
-    trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, 2, 2.0))
+    trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(2, 2.0)))
 
     def fail(_: Optimiser, part: str, rate: float) -> None:
         if part == "unet":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorac.errors import InputError
-from lorac.sd.lora import LoRANetwork
+from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.lora_names import modules
 from tests.small import base
 
@@ -49,7 +49,7 @@ def test_names_and_shapes_are_those_of_a_file_that_sd_scripts_wrote(models: Base
     for line in (CASES / "kohya_keys.txt").read_text("utf-8").splitlines():
         name, shape = line.split("\t")
         expected[name] = [int(n) for n in re.findall(r"\d+", shape)]
-    ours = LoRANetwork(*models, rank=128, alpha=128).state()
+    ours = LoRANetwork(*models, NetworkSettings(128, 128)).state()
     assert ours.keys() == expected.keys()
     assert {name: len(shape) for name, shape in expected.items()} == {name: t.dim() for name, t in ours.items()}
     assert [target.part for target in modules(("unet", "text_encoder"))] == ["text_encoder"] * 72 + ["unet"] * 192
@@ -60,17 +60,17 @@ def test_names_and_shapes_are_those_of_a_file_that_sd_scripts_wrote(models: Base
 def test_a_new_lora_changes_nothing(models: Base) -> None:
     before = run(models)
     for merged in (True, False):
-        lora = LoRANetwork(*models, rank=4, alpha=1, merged=merged)
+        lora = LoRANetwork(*models, NetworkSettings(4, 1), merged=merged)
         torch.testing.assert_close(run(models), before)
         lora.detach()
 
 
 def test_initial_values_depend_on_the_module_and_not_on_the_other_targets(models: Base) -> None:
-    both = LoRANetwork(*models, rank=4, alpha=1, seed=7).state()
-    alone = LoRANetwork(*models, rank=4, alpha=1, targets=("unet",), seed=7).state()
+    both = LoRANetwork(*models, NetworkSettings(4, 1), seed=7).state()
+    alone = LoRANetwork(*models, NetworkSettings(4, 1), targets=("unet",), seed=7).state()
     assert len(alone) == 192 * 3
     assert all(torch.equal(alone[name], both[name]) for name in alone)
-    other = LoRANetwork(*models, rank=4, alpha=1, seed=8).state()
+    other = LoRANetwork(*models, NetworkSettings(4, 1), seed=8).state()
     name = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
     assert not torch.equal(both[name], other[name])
     bound = both[name].shape[1] ** -0.5
@@ -81,7 +81,7 @@ def test_initial_values_depend_on_the_module_and_not_on_the_other_targets(models
 def test_merged_and_added_forms_give_equal_outputs(models: Base, rank: int, alpha: float) -> None:
     outputs = []
     for merged in (True, False):
-        lora = LoRANetwork(*models, rank=rank, alpha=alpha, merged=merged)
+        lora = LoRANetwork(*models, NetworkSettings(rank, alpha), merged=merged)
         fill(lora)
         with torch.no_grad():
             outputs.append(run(models))
@@ -92,17 +92,17 @@ def test_merged_and_added_forms_give_equal_outputs(models: Base, rank: int, alph
 def test_a_new_network_is_merged_only_where_the_weights_are_small(
     monkeypatch: pytest.MonkeyPatch, models: Base
 ) -> None:
-    small = LoRANetwork(*models, rank=1, alpha=1)
+    small = LoRANetwork(*models, NetworkSettings(1, 1))
     assert small.merged
     size = sum(layer.weight.nbytes for stack in small.stacks for layer in stack.layers)
     monkeypatch.setattr("lorac.sd.lora.MERGED_LIMIT", size - 1)
-    large = LoRANetwork(*models, rank=1, alpha=1)
+    large = LoRANetwork(*models, NetworkSettings(1, 1))
     assert not large.merged
     large.detach()
 
 
 def test_the_base_gets_no_gradients(models: Base) -> None:
-    lora = LoRANetwork(*models, rank=2, alpha=1, merged=False)
+    lora = LoRANetwork(*models, NetworkSettings(2, 1), merged=False)
     torch.autograd.backward(run(models).sum())
     assert all(factor.grad is not None for factor in lora.parameters("unet"))
     assert all(parameter.grad is None for model in models for parameter in model.parameters())
@@ -112,11 +112,11 @@ def test_the_base_gets_no_gradients(models: Base) -> None:
 def test_strength_scales_the_change_of_a_weight_and_zero_is_the_base(models: Base) -> None:
     bare = run(models)
     with torch.no_grad():
-        lora = LoRANetwork(*models, rank=4, alpha=2)
+        lora = LoRANetwork(*models, NetworkSettings(4, 2))
         fill(lora)
         state = lora.state()
         for merged in (True, False):
-            lora = LoRANetwork(*models, rank=4, alpha=2, merged=merged)
+            lora = LoRANetwork(*models, NetworkSettings(4, 2), merged=merged)
             lora.load_state(state)
             layer = models[0].get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
             prefix = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -137,7 +137,7 @@ def test_a_half_precision_base_keeps_float32_factors() -> None:
     for model in (unet, text_encoder):
         model.to(torch.bfloat16)
     for merged in (True, False):
-        lora = LoRANetwork(unet, text_encoder, rank=4, alpha=4, merged=merged)
+        lora = LoRANetwork(unet, text_encoder, NetworkSettings(4, 4), merged=merged)
         layer = unet.get_submodule("mid_block.attentions.0.proj_in")
         output = layer(torch.randn(3, 128, dtype=torch.bfloat16))
         assert output.dtype == torch.bfloat16
@@ -148,12 +148,12 @@ def test_a_half_precision_base_keeps_float32_factors() -> None:
 
 
 def test_load_state_explains_what_does_not_fit(models: Base) -> None:
-    state = LoRANetwork(*models, rank=4, alpha=2).state()
-    other = LoRANetwork(*models, rank=4, alpha=1)
+    state = LoRANetwork(*models, NetworkSettings(4, 2)).state()
+    other = LoRANetwork(*models, NetworkSettings(4, 1))
     with pytest.raises(InputError, match="alpha 2 where 1 is needed"):
         other.load_state(state)
     with pytest.raises(InputError, match=r"shape \[4, 64\] where shape \[8, 64\]"):
-        LoRANetwork(*models, rank=8, alpha=2).load_state(state)
+        LoRANetwork(*models, NetworkSettings(8, 2)).load_state(state)
     with pytest.raises(InputError, match="nothing where shape"):
         other.load_state({})
     other.detach()

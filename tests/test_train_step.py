@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorac.errors import Interrupted, TrainingDiverged
-from lorac.sd.lora import LoRANetwork
+from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.safetensors import deserialise, serialise
 from lorac.train.helper import threads
 from lorac.train.loop import train_segment
@@ -125,7 +125,7 @@ def some_latents(count: int, size: int = 16) -> list[Tensor]:
 
 def new_trainer(merged: bool | None = None, **more: Any) -> Trainer:
     unet, text_encoder = base()
-    lora = LoRANetwork(unet, text_encoder, RANK, ALPHA, seed=1, merged=merged)
+    lora = LoRANetwork(unet, text_encoder, NetworkSettings(RANK, ALPHA), seed=1, merged=merged)
     generator = torch.Generator().manual_seed(2)
     lora.load_state(
         {

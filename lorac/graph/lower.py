@@ -210,8 +210,6 @@ class _Lowering:
             "width": sample.width or resolution,
             "height": sample.height or resolution,
             "clip_skip": self._clip_skip(),
-            "network": {"dim": self.recipe.network.dim, "alpha": self.recipe.network.alpha},
-            "targets": sorted(self.recipe.network.targets),
         }
         inputs = {
             "lora": Input(train, "lora", Take.LAST),

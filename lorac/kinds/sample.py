@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lorac.sd.vae import VAE
 
 NAME = "sample"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("row", "preview")
@@ -40,7 +40,7 @@ class Studio:
 
     def __init__(self, work: Work) -> None:
         from lorac.kinds import weights
-        from lorac.kinds.train import load_lora
+        from lorac.kinds.train import read_tensors
         from lorac.sd.device import pick
         from lorac.sd.lora import LoRANetwork
 
@@ -50,10 +50,8 @@ class Studio:
         self.unet: UNet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
         self.text: TextEncoder = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
         self.vae: VAE = weights.vae(work.open(work.shared["vae"])).to(device)
-        self.lora: LoRANetwork = LoRANetwork(
-            self.unet, self.text, self.params["network"]["dim"], self.params["network"]["alpha"], self.params["targets"]
-        )
-        load_lora(self.lora, work.open(work.shared["lora"]))
+        tensors = read_tensors(work.open(work.shared["lora"]))
+        self.lora: LoRANetwork = LoRANetwork.of_state(self.unet, self.text, tensors)
 
     def draw(self, prompt: Mapping[str, Any], strength: float) -> Image:
         """One picture; the noise depends on the recipe's sample seed alone."""

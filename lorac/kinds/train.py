@@ -92,14 +92,14 @@ def read_losses(data: bytes) -> list[float]:
 
 def _trainer(work: Work, part: Slice, device: str, dtype: torch.dtype) -> Trainer:
     from lorac.kinds import weights
-    from lorac.sd.lora import LoRANetwork
+    from lorac.sd.lora import LoRANetwork, NetworkSettings
     from lorac.train.step import Optimisation, Trainer
 
     params = work.params
     unet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
     text = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
     network, train = params["network"], params["train"]
-    lora = LoRANetwork(unet, text, network["dim"], network["alpha"], params["targets"], train["seed"])
+    lora = LoRANetwork(unet, text, NetworkSettings.of(network, train), params["targets"], train["seed"])
     own = {name: train[name] for name in ("weight_decay", "betas", "eps") if train[name] is not None}
     settings = Optimisation(**own, max_grad_norm=train["max_grad_norm"])
     return Trainer(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorac.sd.layers import Conv2d, Dense
+
 
 class Resnet(nn.Module):
     """Two 3×3 convolutions around a residual: `x + conv2(silu(norm2(conv1(silu(norm1(x))) + t)))`.
@@ -19,12 +21,12 @@ class Resnet(nn.Module):
     def __init__(self, inputs: int, outputs: int, groups: int, eps: float, time_channels: int = 0) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, inputs, eps)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv1 = Conv2d(inputs, outputs, 3, padding=1)
         if time_channels:
-            self.time_emb_proj = nn.Linear(time_channels, outputs)
+            self.time_emb_proj = Dense(time_channels, outputs)
         self.norm2 = nn.GroupNorm(groups, outputs, eps)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
+        self.conv2 = Conv2d(outputs, outputs, 3, padding=1)
+        self.conv_shortcut = Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x_BCHW: Tensor, t_BC11: Tensor | None = None) -> Tensor:
         """`t_BC11` is this block's row of `time_emb_proj` outputs; the U-Net computes those of all blocks at once."""
@@ -39,7 +41,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=padding)
         self.pad_after = padding == 0
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x_BCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
         """`size_HW` is the size to reach: twice the input's, or one less where a skip connection is odd."""

@@ -1,4 +1,4 @@
-"""The linear layer that a LoRA can attach to, in the U-Net and in the text encoder alike."""
+"""The layers that a LoRA can attach to, in the U-Net and in the text encoder alike."""
 
 from __future__ import annotations
 
@@ -9,10 +9,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Layer(Protocol):
+    """A layer with a place for a LoRA: `forward` is `lora(x, self)` where there is one."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    lora: Branch | None
+
+    channels: int
+    """The dimension of inputs and outputs that holds channels."""
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's own operation with another weight, which may have another number of outputs."""
+        ...
+
+    def project(self, x: Tensor, weight_OI: Tensor) -> Tensor:
+        """A matrix on the channels of `x`, which is like an output of the layer."""
+        ...
+
+
 class Branch(Protocol):
     """What a LoRA network puts on a layer: it computes the layer's output, LoRA included."""
 
-    def __call__(self, x: Tensor, layer: Linear) -> Tensor: ...
+    def __call__(self, x: Tensor, layer: Layer) -> Tensor: ...
 
 
 class Linear(nn.Module):
@@ -21,6 +40,8 @@ class Linear(nn.Module):
     weight: (out, in), or (out, in, 1, 1) for a 1×1 convolution that is applied to tokens (SD1.x's `proj_in` and
     `proj_out`); bias: (out,) or None. Real checkpoints therefore load unchanged.
     """
+
+    channels = -1
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, pointwise_conv: bool = False) -> None:
         super().__init__()
@@ -38,3 +59,41 @@ class Linear(nn.Module):
         if self.lora is not None:
             return self.lora(x, self)
         return F.linear(x, self.matrix, self.bias)
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight.flatten(1), bias)
+
+    def project(self, x: Tensor, weight_OI: Tensor) -> Tensor:
+        return F.linear(x, weight_OI)
+
+
+class Dense(nn.Linear):
+    """torch's linear layer with a place for a LoRA: for `time_emb_proj`, which the U-Net computes outside of it."""
+
+    channels = -1
+    lora: Branch | None = None
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def project(self, x: Tensor, weight_OI: Tensor) -> Tensor:
+        return F.linear(x, weight_OI)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias) if self.lora is None else self.lora(x, self)
+
+
+class Conv2d(nn.Conv2d):
+    """torch's convolution with a place for a LoRA."""
+
+    channels = 1
+    lora: Branch | None = None
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)
+
+    def project(self, x: Tensor, weight_OI: Tensor) -> Tensor:
+        return F.conv2d(x, weight_OI[:, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight, self.bias) if self.lora is None else self.lora(x, self)

@@ -2,101 +2,38 @@
 
     y = x (W + s · up · down)ᵀ + b,   down: (rank, in),  up: (out, rank),  s = alpha / rank · strength
 
-Factors of like modules are stored stacked, so that a step handles some forty tensors instead of 528. A layer computes
-in one of two forms with equal results:
-
-  merged   The layers read `W + s · up · down` from a buffer that `refresh` fills, one `baddbmm` for a whole stack. It
-           costs the adapted weights once more in memory, and nothing in the layers. Autograd does not see the factors;
-           `lorac.train.fused` trains them.
-  added    `x Wᵀ + s · (x downᵀ) upᵀ`, the textbook form, differentiable as it stands, for models with large weights.
-
-Shape suffixes: M modules of a stack, O outputs, I inputs, R rank.
+`lora_settings` says which modules get one, `lora_stack` keeps the factors, `lora_forms` computes. In the merged form
+the layers read `W + s · up · down` from a buffer that `refresh` fills, one `baddbmm` for a whole stack. It costs the
+adapted weights once more in memory, and nothing in the layers. Autograd does not see the factors; `lorac.train.fused`
+trains them. It is for plain LoRA; DoRA, convolutions and dropouts need the forms that autograd sees.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorac.errors import InputError, Problem
-from lorac.rng import seed64
-from lorac.sd.layers import Linear
-from lorac.sd.lora_names import PARTS, Part, Target, modules
+from lorac.sd.layers import Layer
+from lorac.sd.lora_forms import Dropouts
+from lorac.sd.lora_names import PARTS, Part
+from lorac.sd.lora_settings import Adapter, NetworkSettings, adapters_of
+from lorac.sd.lora_stack import Stack
+
+__all__ = ["Group", "LoRANetwork", "NetworkSettings"]
 
 MERGED_LIMIT = 64 * 2**20
 """Largest total size in bytes of the adapted base weights for which the merged form is used."""
 
 
-class _Merged:
-    """The merged form of one layer."""
+@dataclass(frozen=True)
+class Group:
+    """Parameters whose learning rate is that of their part times `factor`."""
 
-    def __init__(self, weight_OI: Tensor) -> None:
-        self.weight_OI = weight_OI
-
-    def __call__(self, x: Tensor, layer: Linear) -> Tensor:
-        return F.linear(x, self.weight_OI, layer.bias)
-
-
-class _Added:
-    """The added form of one layer; the factors have the base's dtype here."""
-
-    def __init__(self, down_RI: Tensor, up_OR: Tensor, scale: float) -> None:
-        self.down_RI, self.up_OR, self.scale = down_RI, up_OR, scale
-
-    def __call__(self, x: Tensor, layer: Linear) -> Tensor:
-        change = F.linear(F.linear(x, self.down_RI), self.up_OR)
-        return torch.add(F.linear(x, layer.matrix, layer.bias), change, alpha=self.scale)
-
-
-class Stack:
-    """Modules of one part with equal weight shapes and equally many rows of input; the factors are two parameters.
-
-    down_MRI: kaiming-uniform with a = √5 as in kohya and PEFT, each module from a seed of its own; up_MOR: zeros.
-    merged_MOI: the weights of the merged form, of the base's dtype; empty in the added form.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[Target, Linear]], rank: int, seed: int, merged: bool) -> None:
-        self.targets = tuple(target for target, _ in pairs)
-        self.layers = tuple(layer for _, layer in pairs)
-        self.part = self.targets[0].part
-        weight_OI = self.layers[0].matrix
-        outputs, inputs = weight_OI.shape
-        down_MRI = torch.stack([_draw_down(target, rank, inputs, seed) for target in self.targets])
-        up_MOR = torch.zeros(len(pairs), outputs, rank)
-        self.down_MRI = nn.Parameter(down_MRI.to(weight_OI.device))
-        self.up_MOR = nn.Parameter(up_MOR.to(weight_OI.device))
-        self._base_MOI = torch.stack([layer.matrix.detach() for layer in self.layers]) if merged else torch.empty(0)
-        self.merged_MOI = self._base_MOI.clone()
-
-    @torch.no_grad()
-    def merge(self, scale: float) -> None:
-        """Compute the merged weights from the current factors."""
-        if self.merged_MOI.dtype == torch.float32:
-            torch.baddbmm(self._base_MOI, self.up_MOR, self.down_MRI, alpha=scale, out=self.merged_MOI)
-        else:
-            self.merged_MOI.copy_(torch.baddbmm(self._base_MOI.float(), self.up_MOR, self.down_MRI, alpha=scale))
-
-    def attach_merged(self) -> None:
-        """Let the layers read the merged weights, now and after each `merge`."""
-        for layer, weight_OI in zip(self.layers, self.merged_MOI, strict=True):
-            layer.lora = _Merged(weight_OI)
-
-    def attach_added(self, scale: float) -> None:
-        """Attach the added form with the current factors, in the autograd graph if gradients are enabled."""
-        dtype = self.layers[0].weight.dtype
-        factors = zip(self.down_MRI.to(dtype).unbind(), self.up_MOR.to(dtype).unbind(), strict=True)
-        for layer, (down_RI, up_OR) in zip(self.layers, factors, strict=True):
-            layer.lora = _Added(down_RI, up_OR, scale)
-
-
-def _draw_down(target: Target, rank: int, inputs: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed64(seed, "lora_down", target.index))
-    # kaiming_uniform(a=√5) over `inputs` is uniform in ±√(6 / ((1 + 5) · inputs)).
-    return torch.empty(rank, inputs).uniform_(-1.0, 1.0, generator=generator).div_(math.sqrt(inputs))
+    parameters: list[nn.Parameter]
+    factor: float
 
 
 class LoRANetwork:
@@ -110,48 +47,104 @@ class LoRANetwork:
         self,
         unet: nn.Module,
         text_encoder: nn.Module,
-        rank: int,
-        alpha: float,
+        settings: NetworkSettings,
         targets: Collection[str] = PARTS,
         seed: int = 0,
         merged: bool | None = None,
     ) -> None:
-        """`merged` None chooses the form by `MERGED_LIMIT`."""
-        self.rank, self.alpha, self.strength = rank, alpha, 1.0
+        """`merged` None chooses the form by `MERGED_LIMIT`; a network that is more than plain LoRA is never merged."""
+        self._build(unet, text_encoder, settings, settings.adapters(targets), seed, merged)
+
+    @classmethod
+    def of_state(
+        cls, unet: nn.Module, text_encoder: nn.Module, tensors: Mapping[str, Tensor], merged: bool | None = None
+    ) -> LoRANetwork:
+        """The LoRA of a file or a training state by kohya's names: ranks, alphas and DoRA are as the tensors have them.
+
+        Raises InputError if it is a LoRA of another kind or for another base.
+        """
+        adapters = adapters_of(tensors)
+        network = cls.__new__(cls)
+        network._build(unet, text_encoder, NetworkSettings(), adapters, None, merged)
+        network.load_state(network._alphas() | dict(tensors))
+        return network
+
+    def _build(
+        self,
+        unet: nn.Module,
+        text_encoder: nn.Module,
+        settings: NetworkSettings,
+        adapters: list[Adapter],
+        seed: int | None,
+        merged: bool | None,
+    ) -> None:
+        self.settings, self.strength = settings, 1.0
         models: dict[Part, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
         for model in models.values():
             model.requires_grad_(False)
-        groups: dict[tuple[str, torch.Size], list[tuple[Target, Linear]]] = {}
-        for target in modules(targets):
-            layer = models[target.part].get_submodule(target.path)
-            assert isinstance(layer, Linear), target.path
-            groups.setdefault((target.rows, layer.matrix.shape), []).append((target, layer))
+        groups: dict[tuple[object, ...], list[tuple[Adapter, Layer]]] = {}
+        for adapter in adapters:
+            target = adapter.target
+            layer: Layer = models[target.part].get_submodule(target.path)  # type: ignore[assignment]
+            like = (target.rows, layer.weight.shape, adapter.rank, adapter.alpha, adapter.factor, adapter.dora)
+            groups.setdefault(like, []).append((adapter, layer))
         size = sum(layer.weight.nbytes for pairs in groups.values() for _, layer in pairs)
-        self.merged = size <= MERGED_LIMIT if merged is None else merged
-        self.stacks = [Stack(pairs, rank, seed, self.merged) for pairs in groups.values()]
+        plain = not settings.dropping and not any(adapter.target.extra or adapter.dora for adapter in adapters)
+        self.merged = plain and (size <= MERGED_LIMIT if merged is None else merged)
+        self._dropouts = Dropouts(settings.dropout, settings.rank_dropout, settings.module_dropout)
+        self.stacks = [Stack(pairs, seed, self.merged, self._dropouts) for pairs in groups.values()]
         self.refresh()
 
     @property
-    def scale(self) -> float:
-        return self.alpha / self.rank * self.strength
+    def alpha(self) -> float:
+        """The largest alpha of all modules, for messages."""
+        return max((stack.alpha for stack in self.stacks), default=self.settings.alpha)
+
+    @property
+    def dropping(self) -> bool:
+        """Whether training leaves out parts at random; then each step begins with `start_step`."""
+        return self.settings.dropping
+
+    def start_step(self, seed: int | None) -> None:
+        """Draw what is left out from now on from `seed`; None for nothing, as it is before the first call."""
+        self._dropouts.start(seed)
 
     def parameters(self, part: Part) -> list[nn.Parameter]:
-        """The stacked factors of one part, down and up in turn."""
-        return [factor for stack in self.stacks if stack.part == part for factor in (stack.down_MRI, stack.up_MOR)]
+        """The stacked factors of one part, down, up and DoRA's magnitudes in turn."""
+        return [parameter for stack in self.stacks if stack.part == part for parameter in stack.parameters()]
+
+    def groups(self, part: Part) -> list[Group]:
+        """The same, by learning rate: kohya's factors of blocks, times LoRA+'s ratio for up factors."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for stack in self.stacks:
+            if stack.part == part:
+                for parameter in stack.parameters():
+                    ratio = self.settings.up_ratio(part) if parameter is stack.up_MOR else 1.0
+                    groups.setdefault(stack.factor * ratio, []).append(parameter)
+        return [Group(parameters, factor) for factor, parameters in groups.items()]
 
     def refresh(self) -> None:
         """Attach the current factors to the layers."""
         for stack in self.stacks:
             if self.merged:
-                stack.merge(self.scale)
+                stack.merge()
                 stack.attach_merged()
             else:
-                stack.attach_added(self.scale)
+                stack.attach()
 
     def set_strength(self, strength: float) -> None:
         """Multiply the LoRA by `strength` from now on, as `<lora:NAME:strength>` does; 0 is the bare base."""
         self.strength = strength
+        for stack in self.stacks:
+            stack.strength = strength
         self.refresh()
+
+    def scale_weight_norms(self, limit: float) -> None:
+        """Scale down the changes of weights that are longer than `limit`; meant for the end of a step."""
+        for stack in self.stacks:
+            stack.limit_norms(limit)
+        if self.merged:
+            self.refresh()
 
     def detach(self) -> None:
         """Give the model back as it was; `refresh` attaches the LoRA again."""
@@ -159,14 +152,22 @@ class LoRANetwork:
             for layer in stack.layers:
                 layer.lora = None
 
+    def adapters(self) -> list[Adapter]:
+        """What each module has."""
+        return [
+            Adapter(target, stack.rank, stack.alpha, stack.factor, stack.axis)
+            for stack in self.stacks
+            for target in stack.targets
+        ]
+
     def state(self) -> dict[str, Tensor]:
         """The LoRA under kohya's names: `.lora_down.weight` (R, I), `.lora_up.weight` (O, R), `.alpha` ().
 
-        1×1 convolutions have (R, I, 1, 1) and (O, R, 1, 1). The factors are views, float32.
+        Convolutions have (R, I, …) and (O, R, 1, 1). DoRA adds `.dora_scale`, (1, I) or (1, I, 1, 1). The factors are
+        views, float32. rsLoRA's alpha is the one with which alpha / rank is its scale.
         """
         factors = {factor: factor.detach() for part in PARTS for factor in self.parameters(part)}
-        alphas = {f"{target.name}.alpha": torch.tensor(self.alpha) for stack in self.stacks for target in stack.targets}
-        return self.named(factors) | alphas
+        return self.named(factors) | self._alphas()
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the factors from `tensors`, which may hold more than this LoRA.
@@ -190,11 +191,10 @@ class LoRANetwork:
 
         The result consists of views.
         """
-        views = {}
+        views: dict[str, Tensor] = {}
         for stack in self.stacks:
-            for i, (target, layer) in enumerate(zip(stack.targets, stack.layers, strict=True)):
-                down_RI, up_OR = tensors[stack.down_MRI][i], tensors[stack.up_MOR][i]
-                ones = (1,) * (layer.weight.dim() - 2)
-                views[f"{target.name}.lora_down.weight"] = down_RI.view(*down_RI.shape, *ones)
-                views[f"{target.name}.lora_up.weight"] = up_OR.view(*up_OR.shape, *ones)
+            views |= stack.named([tensors[parameter] for parameter in stack.parameters()])
         return views
+
+    def _alphas(self) -> dict[str, Tensor]:
+        return {name: alpha for stack in self.stacks for name, alpha in stack.alphas().items()}

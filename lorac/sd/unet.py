@@ -247,7 +247,10 @@ class UNet(nn.Module):
             for block in (*self.down_blocks, self.mid_block, *self.up_blocks)
             for resnet in block.resnets
         ]
+        time_BC = F.silu(self.time_embedding(t_B))
+        if any(p.lora is not None for p in projections):
+            return iter([p(time_BC)[:, :, None, None] for p in projections])
         weight = torch.cat([p.weight for p in projections])
         bias = torch.cat([p.bias for p in projections])
-        rows_BC = F.linear(F.silu(self.time_embedding(t_B)), weight, bias)
+        rows_BC = F.linear(time_BC, weight, bias)
         return iter(torch.split(rows_BC[:, :, None, None], [p.out_features for p in projections], dim=1))

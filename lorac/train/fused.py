@@ -83,7 +83,7 @@ class Fused:
         norms: dict[StackGradients, tuple[Tensor, Tensor]] = {}
         for gradients, started in reversed(self._started.items()):
             # What the helper has not begun is done here, from the end of its queue.
-            norms[gradients] = gradients.finish(self._lora.scale) if started.cancel() else started.result()
+            norms[gradients] = gradients.finish() if started.cancel() else started.result()
         self._started.clear()
         total: Tensor = torch.linalg.vector_norm(torch.stack([n for stack in self._stacks for n in norms[stack]]))
         return total
@@ -92,10 +92,10 @@ class Fused:
         """Put the current factors of a part into its layers."""
         for stack in self._lora.stacks:
             if stack.part == part:
-                stack.merge(self._lora.scale)
+                stack.merge()
 
     def _start(self, gradients: StackGradients) -> None:
-        self._started[gradients] = self._helper.submit(gradients.finish, self._lora.scale)
+        self._started[gradients] = self._helper.submit(gradients.finish)
 
     def _below(self, path: str) -> Callable[[str, int], Adapted]:
         """How the module at `path` finds its adapted layers."""
@@ -127,6 +127,8 @@ class Fused:
                 block.upsamplers[j] = _Upsample(self, upsample)
             for i, transformer in enumerate(block.attentions):
                 path = f"{name}.attentions.{i}"
+                if f"{path}.proj_in" not in self._places:
+                    continue  # a block that the recipe leaves out stays as it is
                 gradients, index = self._places[f"{path}.transformer_blocks.0.attn2.to_k"]
                 caption = captions.setdefault(gradients, _Caption(self, gradients))
                 operation = FusedTransformer(transformer, self._below(path))

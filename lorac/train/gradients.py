@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorac.sd.lora import Stack
+from lorac.sd.lora_stack import Stack
 
 
 class _Record(NamedTuple):
@@ -47,12 +47,12 @@ class StackGradients:
             self._on_complete(self)
 
     @torch.no_grad()
-    def finish(self, scale: float) -> tuple[Tensor, Tensor]:
+    def finish(self) -> tuple[Tensor, Tensor]:
         """Set `grad` of both factors and forget the records; returns the norms of the two gradients."""
         if self._records and self._is_dense(len(self._records[0].x)):
-            self._through_weights(scale)
+            self._through_weights()
         elif self._records:
-            self._through_rank(scale)
+            self._through_rank()
         self._records = []
         self.stack.down_MRI.grad, self.stack.up_MOR.grad = self._down_MRI, self._up_MOR
         return torch.linalg.vector_norm(self._down_MRI), torch.linalg.vector_norm(self._up_MOR)
@@ -63,14 +63,14 @@ class StackGradients:
         inputs = self.stack.down_MRI.shape[2]
         return inputs * outputs * (rows + 2 * rank) <= 2 * rows * rank * (inputs + outputs)
 
-    def _through_weights(self, scale: float) -> None:
+    def _through_weights(self) -> None:
         for first, count, x_LI, dy_LO in self._records:
             torch.mm(dy_LO.t(), x_LI, out=self._weight_MOI[first : first + count].flatten(0, 1))
         weight_MOI, down_MRI, up_MOR = self._weight_MOI.float(), self.stack.down_MRI, self.stack.up_MOR
-        torch.baddbmm(self._up_MOR, weight_MOI, down_MRI.mT, beta=0, alpha=scale, out=self._up_MOR)
-        torch.baddbmm(self._down_MRI, up_MOR.mT, weight_MOI, beta=0, alpha=scale, out=self._down_MRI)
+        torch.baddbmm(self._up_MOR, weight_MOI, down_MRI.mT, beta=0, alpha=self.stack.scale, out=self._up_MOR)
+        torch.baddbmm(self._down_MRI, up_MOR.mT, weight_MOI, beta=0, alpha=self.stack.scale, out=self._down_MRI)
 
-    def _through_rank(self, scale: float) -> None:
+    def _through_rank(self) -> None:
         # Only the last layers of a text encoder can be missing (clip skip), so the recorded modules are the first ones.
         records = sorted(self._records, key=lambda record: record.first)
         x_MLI = torch.stack([x_LI for _, count, x_LI, _ in records for _ in range(count)]).float()
@@ -78,8 +78,8 @@ class StackGradients:
         recorded = len(x_MLI)
         down_MRI, d_down_MRI = self.stack.down_MRI[:recorded], self._down_MRI[:recorded]
         up_MOR, d_up_MOR = self.stack.up_MOR[:recorded], self._up_MOR[:recorded]
-        torch.baddbmm(d_up_MOR, dy_MLO.mT, x_MLI @ down_MRI.mT, beta=0, alpha=scale, out=d_up_MOR)
-        torch.baddbmm(d_down_MRI, (dy_MLO @ up_MOR).mT, x_MLI, beta=0, alpha=scale, out=d_down_MRI)
+        torch.baddbmm(d_up_MOR, dy_MLO.mT, x_MLI @ down_MRI.mT, beta=0, alpha=self.stack.scale, out=d_up_MOR)
+        torch.baddbmm(d_down_MRI, (dy_MLO @ up_MOR).mT, x_MLI, beta=0, alpha=self.stack.scale, out=d_down_MRI)
 
 
 class Adapted:
