@@ -2,6 +2,7 @@
 
 A caption is a list of tags separated by commas, on the first line of its file, as kohya-ss/sd-scripts reads it.
 Tags have one normal form, so that `long_hair`, `long hair` and ` Long hair` are the same tag to every rule.
+What a recipe may allow in captions beyond that, lines, choices and marks, is in `lorac.wildcards`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def split_tags(text: str) -> list[str]:
     return [tag for tag, _ in map(_forms, text.split(",")) if tag]
 
 
-def decode_caption(data: bytes) -> str:
-    """The caption in a file's bytes: its first line, stripped.
+def decode_caption(data: bytes, lines: bool = False) -> str:
+    """The caption in a file's bytes: its first line, stripped; or all that have tags, if the recipe allows `lines`.
 
     Raises ValueError whose text is cause and remedy, for the caller to put the file's name before it.
     """
@@ -52,10 +53,12 @@ def decode_caption(data: bytes) -> str:
         raise ValueError(f"is not UTF-8{_guess(data)}; save it as UTF-8") from None
     if not text.strip():
         raise ValueError("is empty; write its tags, or delete the file")
-    line = text.splitlines()[0].strip()
-    if not split_tags(line):
+    found = [line.strip() for line in text.splitlines()]
+    if lines and any(map(split_tags, found)):
+        return "\n".join(filter(split_tags, found))
+    if not split_tags(found[0]):
         raise ValueError("has no tags on its first line; write some, or delete the file")
-    return line
+    return found[0]
 
 
 def _guess(data: bytes) -> str:
@@ -67,13 +70,18 @@ def _guess(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Rules:
-    """What happens to every caption of a picture set. Without arguments: nothing but normal form and no tag twice."""
+    """What happens to every caption of a picture set. Without arguments: nothing but normal form and no tag twice.
+
+    `separator` is the mark around the tags that may move, "" for none; `wildcard` allows lines and {choices}.
+    """
 
     trigger: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     replace: tuple[tuple[str, str], ...] = ()
     prefix: str = ""
     suffix: str = ""
+    separator: str = ""
+    wildcard: bool = False
 
     @cached_property
     def head(self) -> dict[str, str]:
@@ -107,6 +115,11 @@ def apply(rules: Rules, raw: str) -> tuple[str, ...]:
     return tuple(tag for tag in tags.values() if tag)
 
 
+def ruled(rules: Rules, raw: str) -> list[str]:
+    """The tags of a part of a caption, excluded and replaced, and nothing else."""
+    return [tag for own in split_tags(raw) for tag in rules.renamed.get(own.casefold(), [own])]
+
+
 def unmatched(rules: Rules, raw_captions: Iterable[str]) -> tuple[str, ...]:
     """The `exclude` and `replace` rules that met no tag in any caption, as written; most are typing errors."""
     met = {_forms(tag)[1] for raw in raw_captions for tag in raw.split(",")}
@@ -125,23 +138,25 @@ def variant(
     *,
     shuffle: bool = False,
     keep_tokens: int = 0,
+    keep_end: int = 0,
     tag_dropout: float = 0.0,
     caption_dropped: bool = False,
 ) -> list[int]:
     """One showing of a caption: indices into `tags`, in the order in which they are joined.
 
-    kohya's order of operations: a dropped caption is empty; the first `keep_tokens` tags stay; the others are
-    shuffled, then each is left out with probability `tag_dropout`.
+    kohya's order of operations: a dropped caption is empty; the first `keep_tokens` tags and the last `keep_end` stay;
+    the others are shuffled, then each is left out with probability `tag_dropout`.
     """
     if caption_dropped:
         return []
     fixed = list(range(min(keep_tokens, len(tags))))
-    others = list(range(len(fixed), len(tags)))
+    end = max(len(fixed), len(tags) - keep_end)
+    others = list(range(len(fixed), end))
     if shuffle:
         stream.shuffle(others)
     if tag_dropout > 0:
         others = [index for index in others if stream.uniform() >= tag_dropout]
-    return fixed + others
+    return [*fixed, *others, *range(end, len(tags))]
 
 
 def joined(tags: Iterable[str]) -> str:

@@ -7,9 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -83,15 +84,16 @@ def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Store]:
-    """The store, closed at the end."""
+def opened(folder: Path, *, to_look: bool = False) -> Iterator[Store]:
+    """The store, closed at the end. Whoever opens it `to_look` sees an empty one where there is none yet."""
     from lorac.store.blobs import Store
 
-    store = Store(folder)
-    try:
-        yield store
-    finally:
-        store.close()
+    with TemporaryDirectory() if to_look and not folder.exists() else nullcontext(folder) as root:
+        store = Store(Path(root))
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 def read(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> tuple[list[Recipe], Graph]:
@@ -132,7 +134,7 @@ def build(
 
     loaded, graph = read(recipes, sets, base)
     names = [recipe.name for recipe in loaded]
-    with opened(store) as blobs:
+    with opened(store, to_look=dry_run) as blobs:
         if dry_run:
             _show_forecast(names, graph, blobs, as_json)
             return
@@ -174,7 +176,7 @@ def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, sto
     from lorac.plan import lines
 
     loaded, graph = read(recipes, sets, base)
-    with opened(store) as blobs:
+    with opened(store, to_look=True) as blobs:
         casts = forecast(graph, KINDS, SCANNERS, blobs)
     for recipe in loaded:
         click.echo("\n".join([recipe.name, *lines(recipe), *summary(graph, recipe.name, casts)]))
@@ -202,7 +204,7 @@ def why(target: str, sets: tuple[str, ...], base: str | None, store: Path) -> No
     kinds = {node.kind for node in graph.nodes}
     if kind and kind not in kinds | labels:
         raise InputError([Problem(target, f'there is no node "{kind}"', f"choose one of {', '.join(sorted(kinds))}")])
-    with opened(store) as blobs:
+    with opened(store, to_look=True) as blobs:
         forecasts = forecast(graph, KINDS, SCANNERS, blobs)
         for recipe in loaded:
             for line in explain(graph, recipe.name, kind or None, forecasts, blobs):

@@ -16,11 +16,13 @@ from lorac.errors import TrainingDiverged
 from lorac.sd import safetensors
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from lorac.recipe.recipe import Recipe
     from lorac.train.schedule import Summary
 
+_TENSORS = (".lora_down.weight", ".lora_up.weight", ".dora_scale", ".alpha")
 METADATA_LIMIT = 768 * 2**10
 """Bytes of metadata in a header; 792 tensors need another 160 kB of the 1 MiB that ComfyUI allows."""
 
@@ -91,7 +93,7 @@ def lora_file(
     import torch
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    tensors = {name: tensor.to(dtype) for name, tensor in state.items() if name.startswith("lora_")}
+    tensors = {name: tensor.to(dtype) for name, tensor in _rescaled(state, dtype).items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             diverged = not torch.isfinite(state[name]).all()
@@ -100,6 +102,16 @@ def lora_file(
     digest = safetensors.tensor_hash(tensors)
     hashes = {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}
     return safetensors.serialise(tensors, {**texts, **hashes})
+
+
+def _rescaled(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The LoRA tensors of a state. What an alpha loses in `dtype`, as rsLoRA's α · √rank does, goes into `up`."""
+    tensors = {name: tensor for name, tensor in state.items() if name.endswith(_TENSORS) and name.startswith("lora_")}
+    for name, alpha in state.items():
+        if name in tensors and name.endswith(".alpha") and (rounded := alpha.to(dtype).float()) != alpha:
+            up = name.removesuffix(".alpha") + ".lora_up.weight"
+            tensors[up] = tensors[up] * (alpha / rounded)
+    return tensors
 
 
 def sidecar(recipe: Recipe, facts: Facts) -> bytes:

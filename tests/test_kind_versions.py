@@ -18,13 +18,16 @@ from lorac.kinds.registry import KINDS, SCANNERS
 ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).with_name("kind_versions.json")
 
-MODEL = ["sd/lora.py", "sd/lora_names.py", "sd/unet.py", "sd/blocks.py", "sd/layers.py", "sd/clip.py", "sd/noise.py"]
+LORA = ["sd/lora.py", "sd/lora_forms.py", "sd/lora_names.py", "sd/lora_settings.py", "sd/lora_stack.py"]
+MODEL = [*LORA, "sd/unet.py", "sd/blocks.py", "sd/layers.py", "sd/clip.py", "sd/noise.py"]
 TRAIN = ["attention", "fused", "fused_resnet", "fused_text", "fused_unet", "gradients", "loop", "loss_scale", "norms"]
+BASES = ["checkpoint", "config", "families", "formats", "layout", "names", "parts", "safetensors"]
 SCHEDULE = ["schedule", "slices", "lr"]
 SOURCES = {
     "source": ["kinds/source.py", "listing.py"],
-    "base": ["kinds/base.py"],
-    "weights": ["kinds/weights.py", "sd/checkpoint.py", "sd/names.py", "sd/safetensors.py"],
+    "start": ["kinds/start.py"],
+    "base": ["kinds/base.py", "sd/layout.py"],
+    "weights": ["kinds/weights.py", "kinds/base.py", *(f"sd/{name}.py" for name in BASES)],
     "image": ["kinds/image.py", "recipe/buckets.py"],
     "caption": ["kinds/caption.py", "captions.py"],
     "tokens": ["kinds/tokens.py", "sd/tokenizer.py", "captions.py"],
@@ -32,6 +35,7 @@ SOURCES = {
     "schedule": ["kinds/schedule.py", "recipe/arithmetic.py", "rng.py", *(f"train/{name}.py" for name in SCHEDULE)],
     "train": [
         "kinds/train.py",
+        "kinds/start.py",
         *(f"train/{name}.py" for name in (*TRAIN, "helper", "optimiser", "step")),
         *MODEL,
         "../kernels/geglu.py",

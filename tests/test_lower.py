@@ -44,9 +44,9 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "caption.caption_dropout_rate": (0.5, {"schedule"} | WRITTEN),
     "caption.caption_dropout_every_n_epochs": (2, {"schedule"} | WRITTEN),
     "caption.caption_tag_dropout_rate": (0.5, {"schedule"} | WRITTEN),
-    "network.dim": (3, {"train", "sample"} | WRITTEN),
-    "network.alpha": (3.0, {"train", "sample"} | WRITTEN),
-    "network.targets": (["unet"], {"schedule", "train", "sample"} | WRITTEN),
+    "network.dim": (3, {"train"} | WRITTEN),
+    "network.alpha": (3.0, {"train"} | WRITTEN),
+    "network.targets": (["unet"], {"schedule", "train"} | WRITTEN),
     "train.base": ("other.safetensors", WRITTEN),
     "train.resolution": (128, IMAGES | {"sample"} | WRITTEN),
     "train.enable_bucket": (False, IMAGES | WRITTEN),
@@ -112,8 +112,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "loss.prior_loss_weight": (0.5, {"schedule"} | WRITTEN),
     "loss.min_timestep": (5, {"schedule"} | WRITTEN),
     "loss.max_timestep": (5, {"schedule"} | WRITTEN),
-    "loss.v_parameterization": (None, set()),
-    "loss.zero_terminal_snr": (None, set()),
+    "loss.v_parameterization": (True, {"train", "sample"} | WRITTEN),
+    "loss.zero_terminal_snr": (True, {"train", "sample"} | WRITTEN),
     "loss.loss_type": ("l1", {"train"} | WRITTEN),
     "loss.huber_schedule": ("constant", {"train"} | WRITTEN),
     "loss.huber_c": (0.5, {"train"} | WRITTEN),
@@ -149,6 +149,12 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "output.notes": ("text", {"export"}),
     "output.precision": ("fp32", {"export"}),
 }
+NEEDED: dict[str, dict[str, object]] = {
+    "network.block_alphas": {"network.block_dims": [4] * 25},
+    "network.conv_alpha": {"network.conv_dim": 4},
+    "network.conv_block_alphas": {"network.conv_block_dims": [4] * 25},
+}
+"""What a setting is refused without."""
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +204,22 @@ def test_every_setting_is_in_the_table() -> None:
 @pytest.mark.parametrize("setting", [name for name, (value, _) in SETTINGS.items() if value is not None])
 def test_a_setting_is_in_the_keys_of_the_kinds_that_it_can_change(folder: Path, setting: str) -> None:
     value, expected = SETTINGS[setting]
-    before, after = graph(folder, {}), graph(folder, {setting: value})
+    others = NEEDED.get(setting, {})
+    before, after = graph(folder, others), graph(folder, {**others, setting: value})
     assert [node.kind for node in before.nodes] == [node.kind for node in after.nodes]
     changed = {old.kind for old, new in zip(before.nodes, after.nodes, strict=True) if own(old) != own(new)}
     assert changed == expected
+
+
+def test_a_lora_to_go_on_from_is_an_input_of_training(folder: Path) -> None:
+    plain = graph(folder, {})
+    (folder / "old.safetensors").touch()
+    made = graph(folder, {"network.weights": "old.safetensors"})
+    (start,) = [node for node in made.nodes if node.kind == "start"]
+    assert start.hints == {"path": str(folder / "old.safetensors")} and not start.params
+    (train,), (without,) = ([node for node in found.nodes if node.kind == "train"] for found in (made, plain))
+    assert train.inputs["start"].node is start and train.inputs["start"].output == "file"
+    assert train.params == without.params and "start" not in without.inputs
 
 
 def test_paths_are_in_no_key(folder: Path, tmp_path: Path, tiny_base: Path) -> None:

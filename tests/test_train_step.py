@@ -21,7 +21,7 @@ from lorac.train.loop import train_segment
 from lorac.train.loss_scale import LossScale
 from lorac.train.objective import Pictures
 from lorac.train.optimiser import Optimisation, Optimiser
-from lorac.train.schedule import Item, Schedule, Settings, Subset
+from lorac.train.schedule import Item, Schedule, Settings, Subset, Variant
 from lorac.train.slices import Sample, Slice, Step
 from lorac.train.step import Trainer
 from tests.small import base, diffusers_unet, transformers_text_model
@@ -249,7 +249,7 @@ def test_snapshots_are_taken_by_the_clock_and_change_nothing() -> None:
 
 
 def test_two_slices_equal_one() -> None:
-    item = Item((64, 64), [[320, 267]] * 3, [[320]] * 3)
+    item = Item((64, 64), [[Variant([[320, 267]] * 3, [[320]] * 3)]])
     settings = Settings(3, 1e-3, 1e-3, 1e-3, epochs=2, shuffle_caption=True, max_token_length=TOKENS)
     subsets, latents = [Subset(1, False, [item] * 2)], some_latents(2, size=8)
     (one,) = Schedule(subsets, settings).slices()

@@ -45,8 +45,9 @@ def save_base(path: Path) -> None:
     """A single-file checkpoint of the real architecture with 3 million random weights, for 64 px pictures."""
     import torch
 
-    from lorac.sd.checkpoint import BaseConfig, TextHeads, UNetHeads, VAEGroups, save_ldm
+    from lorac.sd.checkpoint import save_ldm
     from lorac.sd.clip import TextConfig, TextEncoder
+    from lorac.sd.config import BaseConfig, TextHeads, UNetHeads, VAEGroups
     from lorac.sd.unet import UNet, UNetConfig
     from lorac.sd.vae import VAE, VAEConfig
 

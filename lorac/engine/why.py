@@ -70,7 +70,7 @@ class _Explanation:
             return None
         amount = _amount(cast.todo, cast.total, "to make") if cast.outlook is Outlook.RUNS else "found"
         if last is None or last.manifest.fields != cast.look.manifest.fields:
-            if node.kind in ("source", "base"):
+            if node.kind in ("source", "base", "start"):
                 amount = "new" if last is None else "changed"
             return Line(
                 self._label(node), amount, self.reasons(node, cast.look.manifest, last.manifest if last else None)
@@ -90,7 +90,7 @@ class _Explanation:
         for node, last in lasts.items():
             if last.build == newest:
                 amount = _amount(last.ran, last.total, "made") if last.ran else "found"
-                amount = "read" if node.kind in ("source", "base") else amount
+                amount = "read" if node.kind in ("source", "base", "start") else amount
                 lines.append(Line(self._label(node), amount, self.reasons(node, last.manifest, last.previous)))
         yield from _table(lines)
 

@@ -20,7 +20,7 @@ import msgspec
 
 from lorac.digest import Value
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
-from lorac.recipe.base import BaseFacts, base_facts
+from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import PATHS, Prompt, read_by
@@ -38,6 +38,8 @@ class Pictures:
     caption: Node
     tokens: Node
     latent: Node
+    flipped: Node | None = None
+    """The latents of the mirrored pictures."""
 
 
 def lower(recipes: Sequence[Recipe]) -> Graph:
@@ -65,6 +67,7 @@ def bucketing(recipe: Recipe, facts: BaseFacts) -> dict[str, Value]:
         "largest": train.max_bucket_reso or largest,
         "step": step,
         "no_upscale": train.bucket_no_upscale,
+        "list": train.bucket_list,
     }
 
 
@@ -76,7 +79,7 @@ class _Lowering:
 
     def lower(self) -> None:
         base = self._add("base", {}, hints={"path": str(self.facts.path)})
-        weights = self._add("weights", {}, {"file": Input(base, "file")}, hints={"path": str(self.facts.path)})
+        weights = self._weights(base)
         sets = self._pictures(Input(weights, "vae"))
         schedule = self._schedule(sets)
         train = self._train(sets, schedule, weights)
@@ -106,6 +109,13 @@ class _Lowering:
         name = f"{self.recipe.name}:{kind}" + (f"[{label}]" if label else "")
         return self.graph.add(Node(name, kind, params, inputs or {}, items, hints or {}))
 
+    def _weights(self, base: Node) -> Node:
+        inputs, hints = {"base": Input(base, "file")}, {"base": str(self.facts.path)}
+        if self.recipe.train.vae:
+            hints["vae"] = str(vae_path(self.recipe.train.vae, self.recipe.where("train.vae")))
+            inputs["vae"] = Input(self._add("base", {}, label="vae", hints={"path": hints["vae"]}), "file")
+        return self._add("weights", {}, inputs, hints=hints)
+
     def _pictures(self, vae: Input) -> list[Pictures]:
         folders = [(folder, False) for folder in self.recipe.sources] + [(f, True) for f in self.recipe.regularisation]
         sets: list[Pictures] = []
@@ -118,10 +128,12 @@ class _Lowering:
 
     def _picture_set(self, label: str, folder: PictureSet, regularisation: bool, vae: Input) -> Pictures:
         extension, found = self.recipe.caption.extension, self.recipe.rules(folder)
+        # Only where used, so that other recipes' captions keep their keys.
+        reading = {name: value for name in ("separator", "wildcard") if (value := getattr(found, name))}
         source = self._add("source", {"extension": extension}, label=label, hints={"path": folder.path})
         image = self._add(
             "image",
-            {"alpha": folder.alpha, "bucketing": bucketing(self.recipe, self.facts)},
+            {"alpha": folder.alpha, "alpha_mask": folder.alpha_mask, "bucketing": bucketing(self.recipe, self.facts)},
             {"picture": Input(source, "picture", Take.EACH)},
             label=label,
         )
@@ -134,15 +146,19 @@ class _Lowering:
                 "prefix": found.prefix,
                 "suffix": found.suffix,
                 "fallback": folder.caption or "",
+                **reading,
             },
             {"caption": Input(source, "caption", Take.EACH)},
             label=label,
             hints={"extension": extension},
         )
-        tokens = self._add("tokens", {}, {"caption": Input(caption, "caption", Take.EACH)}, label=label)
-        pixels = Input(image, "pixels", Take.EACH)
-        latent = self._add("latent", {}, {"pixels": pixels, "vae": vae}, label=label)
-        return Pictures(label, folder, regularisation, source, image, caption, tokens, latent)
+        final = {"caption": Input(caption, "caption", Take.EACH)}
+        tokens = self._add("tokens", reading, final, label=label, hints={"extension": extension})
+        encoded = {"pixels": Input(image, "pixels", Take.EACH), "vae": vae}
+        latent = self._add("latent", {}, encoded, label=label)
+        flip = self.recipe.train.flip_aug
+        flipped = self._add("latent", {"flip": True}, encoded, label=f"{label} mirrored") if flip else None
+        return Pictures(label, folder, regularisation, source, image, caption, tokens, latent, flipped)
 
     def _read_by(self, node: str) -> dict[str, Value]:
         """The recipe's values that a node kind reads as they stand, by section: what `schema.key(nodes=…)` says."""
@@ -159,6 +175,9 @@ class _Lowering:
             "lr_unet": train.unet_lr if "unet" in targets else 0.0,
             "lr_text": train.text_encoder_lr if "text_encoder" in targets else 0.0,
         }
+        if self.recipe.validation.split:
+            seed = self.recipe.validation.seed
+            params["validation_seed"] = train.seed if seed is None else seed
         inputs: dict[str, Input] = {}
         for number, pictures in enumerate(sets):
             inputs[f"tokens.{number}"] = Input(pictures.tokens, "tokens")
@@ -170,13 +189,19 @@ class _Lowering:
             **self._read_by("train"),
             "targets": sorted(self.recipe.network.targets),
             "clip_skip": self._clip_skip(),
+            "prediction": self._prediction(),
         }
         inputs = {
             "slice": Input(schedule, "slice", Take.EACH),
             "unet": Input(weights, "unet"),
             "text": Input(weights, "text"),
             **{f"latent.{number}": Input(pictures.latent, "latent") for number, pictures in enumerate(sets)},
+            **{f"flipped.{number}": Input(s.flipped, "latent") for number, s in enumerate(sets) if s.flipped},
+            **{f"mask.{number}": Input(s.image, "mask") for number, s in enumerate(sets) if s.folder.alpha_mask},
         }
+        if self.recipe.network.weights is not None:
+            start = self._add("start", {}, hints={"path": self.recipe.network.weights})
+            inputs["start"] = Input(start, "file")
         return self._add("train", params, inputs)
 
     def _export(self, sets: Sequence[Pictures], schedule: Node, train: Node, base: Node) -> Node:
@@ -210,6 +235,7 @@ class _Lowering:
             "width": sample.width or resolution,
             "height": sample.height or resolution,
             "clip_skip": self._clip_skip(),
+            "prediction": self._prediction(),
         }
         inputs = {
             "lora": Input(train, "lora", Take.LAST),
@@ -265,3 +291,11 @@ class _Lowering:
 
     def _clip_skip(self) -> int:
         return self.recipe.train.clip_skip or self.facts.clip_skip
+
+    def _prediction(self) -> dict[str, Value]:
+        """What the U-Net predicts and of which noise: the recipe's word, or else the base's."""
+        values: dict[str, Value] = {}
+        for name in ("v_parameterization", "zero_terminal_snr"):
+            own = getattr(self.recipe.loss, name)
+            values[name] = getattr(self.facts, name) if own is None else own
+        return values

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "export"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("lora", "sidecar")
@@ -97,7 +97,7 @@ def _facts(
         clip_skip=params["clip_skip"],
         warmup_steps=warmup_steps(recipe.train.lr_warmup_steps, summary.steps),
         summary=summary,
-        epoch=epoch_count(steps, summary.batches_per_epoch),
+        epoch=epoch_count(steps, summary.steps_per_epoch),
         steps=steps,
         folders=folders,
         buckets=buckets,

@@ -1,7 +1,9 @@
 """A picture file becomes the pixels that are trained: decoded, upright, on a background, in a bucket.
 
 The output is a binary PPM (`P6`), so the same pixels are the same bytes whatever file they came from: a re-saved
-picture stops here. Pictures are never guessed at: what has no one meaning is refused by name.
+picture stops here. Where the loss is to count by opacity, `mask` is the picture's alpha channel at the same size as a
+binary PGM (`P5`), or nothing for an opaque picture. Pictures are never guessed at: what has no one meaning is refused
+by name.
 """
 
 from __future__ import annotations
@@ -23,16 +25,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NAME = "image"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.EACH
 POOL = "cpu"
-OUTPUTS = ("pixels", "bucket")
+OUTPUTS = ("pixels", "bucket", "mask")
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B")
 """Pillow's names of the ways to store colours that are understood; other ones are refused."""
 MAX_PIXELS = 64_000_000
 """More than any camera or scanner gives; a file that claims more is an attack or a mistake."""
+HIDDEN = "drop"
+"""`alpha` for the colours that a picture has under its transparent parts: what kohya trains."""
 TO_RGB = "convert it to 8-bit RGB in an image editor"
 
 
@@ -50,16 +54,17 @@ class Bucketing:
     largest: int
     step: int
     no_upscale: bool
+    list: str = "today"
 
     def place(self, width: int, height: int) -> tuple[Size, Size]:
         """(size to scale a picture to, bucket to crop it to). Raises Refused for a picture that fills no bucket."""
         if self.enabled and self.no_upscale:
-            try:
-                return no_upscale(width, height, self.resolution, self.step)
-            except ValueError:
+            scaled, bucket = no_upscale(width, height, self.resolution, self.step)
+            if bucket == (0, 0):
                 cause = f"of {width}x{height} pixels is narrower than the smallest bucket, {self.step}"
-                raise Refused(f"{cause}; enlarge it, or take bucket_no_upscale out") from None
-        sizes = buckets(self.resolution, self.smallest, self.largest, self.step)
+                raise Refused(f"{cause}; enlarge it, or take bucket_no_upscale out")
+            return scaled, bucket
+        sizes = buckets(self.resolution, self.smallest, self.largest, self.step, flat=self.list == "2023")
         bucket = choose_bucket(width, height, sizes) if self.enabled else (self.resolution, self.resolution)
         return scaled_size(width, height, bucket), bucket
 
@@ -68,19 +73,28 @@ def run(work: Work) -> Iterable[Made | Failed]:
     bucketing = Bucketing(**work.params["bucketing"])
     for item in work.items:
         try:
-            image = fit(decode(work.read(item.inputs["picture"]), work.params["alpha"]), bucketing)
+            image, opacity = decode(work.read(item.inputs["picture"]), work.params["alpha"])
+            image = fit(image, bucketing)
+            mask = fit(opacity, bucketing) if opacity and work.params["alpha_mask"] else None
         except Refused as refusal:
             cause, _, remedy = str(refusal).partition("; ")
             yield Failed(item.index, [Problem(shown_path(item.name), cause, remedy)])
             continue
-        header = f"P6\n{image.width} {image.height}\n255\n".encode()
-        yield Made(item.index, {"pixels": header + image.tobytes(), "bucket": f"{image.width}x{image.height}".encode()})
+        size = f"{image.width}x{image.height}".encode()
+        yield Made(item.index, {"pixels": _pnm(image), "bucket": size, "mask": _pnm(mask) if mask else b""})
 
 
-def decode(data: bytes, alpha: str | None) -> Image:
-    """RGB, upright, transparency put on the colour `alpha` ("white", "black", "#rrggbb"). Raises Refused.
+def _pnm(image: Image) -> bytes:
+    """Grey as binary PGM, RGB as binary PPM."""
+    magic = "P5" if image.mode == "L" else "P6"
+    return f"{magic}\n{image.width} {image.height}\n255\n".encode() + image.tobytes()
 
-    Of 16 bits per channel the upper 8 are used.
+
+def decode(data: bytes, alpha: str | None) -> tuple[Image, Image | None]:
+    """(RGB, 8-bit alpha channel or None if opaque), both upright. Raises Refused.
+
+    Transparent parts are put on the colour `alpha` ("white", "black", "#rrggbb"), or show what is hidden under them
+    ("drop"). Of 16 bits per channel the upper 8 are used.
     """
     from PIL import Image, ImageOps
 
@@ -91,22 +105,29 @@ def decode(data: bytes, alpha: str | None) -> Image:
             image = Image.frombytes("L", image.size, high)
         image = ImageOps.exif_transpose(image)
         if "A" not in image.mode and "transparency" not in image.info:
-            return image.convert("RGB")
+            return image.convert("RGB"), None
         image = image.convert("RGBA")
-    if image.getchannel("A").getextrema() == (255, 255):
-        return image.convert("RGB")
+    opacity = image.getchannel("A")
+    if opacity.getextrema() == (255, 255):
+        return image.convert("RGB"), None
+    if alpha == HIDDEN:
+        return image.convert("RGB"), opacity
     if alpha is None:
         cause = "has transparent parts and the recipe does not say what is behind them"
         raise Refused(f'{cause}; add alpha = "white" to its table in the recipe')
     behind = Image.new("RGBA", image.size, alpha)
-    return Image.alpha_composite(behind, image).convert("RGB")
+    return Image.alpha_composite(behind, image).convert("RGB"), opacity
 
 
-def upright_size(path: str) -> Size:
-    """(width, height) of a picture file, from its header. Raises Refused for what `decode` would not even open."""
+def header(path: str) -> tuple[Size, bool]:
+    """((width, height) upright, whether it may have transparent parts) of a picture file, without reading its pixels.
+
+    Raises Refused for what `decode` would not even open.
+    """
     with _opened(path) as image:
         turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 exchange the sides
-        return (image.height, image.width) if turned else image.size
+        size = (image.height, image.width) if turned else image.size
+        return size, "A" in image.mode or "transparency" in image.info
 
 
 @contextmanager
@@ -139,7 +160,7 @@ def _opened(file: str | io.BytesIO) -> Iterator[Image]:
 
 
 def fit(image: Image, bucketing: Bucketing) -> Image:
-    """Scale to cover the picture's bucket, then crop around the centre, as kohya does.
+    """Scale RGB or grey to cover the picture's bucket, then crop around the centre, as kohya does.
 
     Shrinking averages over areas (kohya: cv2.INTER_AREA), enlarging is Lanczos (kohya since 2025).
     """
@@ -147,7 +168,7 @@ def fit(image: Image, bucketing: Bucketing) -> Image:
 
     scaled, bucket = bucketing.place(image.width, image.height)
     if scaled != image.size:
-        shrinks = scaled[0] < image.width
+        shrinks = scaled[0] <= image.width and scaled[1] <= image.height
         image = image.resize(scaled, Resampling.BOX if shrinks else Resampling.LANCZOS)
     left, top = crop_offset(scaled, bucket)
     return image.crop((left, top, left + bucket[0], top + bucket[1]))

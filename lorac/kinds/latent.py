@@ -1,4 +1,7 @@
-"""Pixels become the VAE's mean and log-variance. Depends on the pixels and the VAE's weights, never on a caption."""
+"""Pixels become the VAE's mean and log-variance. Depends on the pixels and the VAE's weights, never on a caption.
+
+With `flip` they are those of the mirrored picture: a mirrored latent is not the latent of the mirrored picture.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,8 @@ def run(work: Work) -> Iterable[Made | Failed]:
     for done, item in enumerate(work.items):
         width, height, rgb = read_ppm(work.read(item.inputs["pixels"]))
         pixels_HWC = torch.frombuffer(bytearray(rgb), dtype=torch.uint8).view(height, width, 3)
+        if work.params.get("flip"):
+            pixels_HWC = pixels_HWC.flip(1)
         x_BCHW = pixels_HWC.permute(2, 0, 1)[None].to(device.name, torch.float32) / 127.5 - 1.0
         with torch.inference_mode():
             mean, logvar = vae.encode(x_BCHW)

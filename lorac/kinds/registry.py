@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from lorac.engine.protocol import Kind, Scanner
-from lorac.kinds import base, caption, export, image, latent, report, sample, schedule, source, tokens, train, weights
+from lorac.kinds import (
+    base,
+    caption,
+    export,
+    image,
+    latent,
+    report,
+    sample,
+    schedule,
+    source,
+    start,
+    tokens,
+    train,
+    weights,
+)
 
-SCANNERS: dict[str, Scanner] = {source.NAME: source, base.NAME: base}
+SCANNERS: dict[str, Scanner] = {source.NAME: source, base.NAME: base, start.NAME: start}
 KINDS: dict[str, Kind] = {
     weights.NAME: weights,
     image.NAME: image,

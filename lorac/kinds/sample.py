@@ -47,8 +47,8 @@ class Studio:
         self.params = {**work.params, **work.params["sample"]}
         self.device = pick()
         device, dtype = self.device.name, self.device.dtype
-        self.unet: UNet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
-        self.text: TextEncoder = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
+        self.unet: UNet = weights.unet(work.open(work.shared["unet"]), dtype).to(device)
+        self.text: TextEncoder = weights.text_encoder(work.open(work.shared["text"]), dtype).to(device)
         self.vae: VAE = weights.vae(work.open(work.shared["vae"])).to(device)
         tensors = read_tensors(work.open(work.shared["lora"]))
         self.lora: LoRANetwork = LoRANetwork.of_state(self.unet, self.text, tensors)
@@ -74,6 +74,7 @@ class Studio:
                 params["cfg_scale"],
                 params["sampler"],
                 lambda step: self._noise(shape, step + 1),
+                **params["prediction"],
             )
             x_BCHW = self.vae.decode(latents_BCHW.float() / SCALE)
         return to_image(x_BCHW[0])

@@ -1,6 +1,7 @@
 """Tokens, buckets and settings become the whole training run as data, cut where a LoRA is saved.
 
-Each slice is an item of its own, so that training goes on from the last slice that two runs have in common.
+Each slice is an item of its own, so that training goes on from the last slice that two runs have in common. `summary`
+and `validation`, a slice of the steps that measure the held-out pictures, are the same for every item.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
 
 if TYPE_CHECKING:
-    from lorac.train.schedule import Item, Subset
+    from lorac.train.schedule import Item, Subset, Variant
 
 NAME = "schedule"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.LIST
 POOL = "cpu"
-OUTPUTS = ("slice", "summary")
+OUTPUTS = ("slice", "summary", "validation")
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
@@ -36,9 +37,10 @@ def run(work: Work) -> Iterable[Made | Failed]:
         Settings(**_settings(params)),
     )
     summary = json.dumps(asdict(schedule.summary), sort_keys=True).encode()
+    validation = encode(schedule.validation())
     done = 0
     for index, part in enumerate(schedule.slices()):
-        yield Made(index, {"slice": encode(part), "summary": summary})
+        yield Made(index, {"slice": encode(part), "summary": summary, "validation": validation})
         done += len(part)
         work.progress(done, schedule.summary.steps, "steps")
 
@@ -49,13 +51,13 @@ def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
 
     sections = {name: value for part in params.values() if isinstance(part, Mapping) for name, value in part.items()}
     known = {name: value for name, value in sections.items() if name in Settings.__dataclass_fields__}
-    return {**known, "lr_unet": params["lr_unet"], "lr_text": params["lr_text"]}
+    derived = ("lr_unet", "lr_text", "validation_seed")
+    return {**known, **{name: params[name] for name in derived if name in params}}
 
 
 def _subset(work: Work, number: int, repeats: int, regularisation: bool) -> Subset:
     from lorac.train.schedule import Item, Subset
 
-    decode = msgspec.json.Decoder(tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]).decode
     buckets, tokens = work.columns[f"bucket.{number}"], work.columns[f"tokens.{number}"]
     blobs = work.read_many([*buckets, *tokens])
     known: dict[Digest, Item] = {}
@@ -64,7 +66,28 @@ def _subset(work: Work, number: int, repeats: int, regularisation: bool) -> Subs
         pair = bucket + token
         if pair not in known:
             width, height = blobs[bucket].split(b"x")
-            tags = decode(blobs[token])
-            known[pair] = Item((int(width), int(height)), [tag[0] for tag in tags], [tag[1] for tag in tags])
+            known[pair] = Item((int(width), int(height)), read_tokens(blobs[token]))
         items.append(known[pair])
     return Subset(repeats, regularisation, items)
+
+
+_Tags = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
+class _Lines(msgspec.Struct):
+    lines: tuple[tuple[tuple[int | None, int, _Tags], ...], ...]
+
+
+_decode = msgspec.json.Decoder(_Tags | _Lines).decode
+
+
+def read_tokens(blob: bytes) -> list[list[Variant]]:
+    """The lines of what the kind `tokens` wrote, each with its variants."""
+    from lorac.train.schedule import Variant
+
+    found = _decode(blob)
+    lines = found.lines if isinstance(found, _Lines) else (((None, 0, found),),)
+    return [
+        [Variant([tag[0] for tag in tags], [tag[1] for tag in tags], start, end) for start, end, tags in line]
+        for line in lines
+    ]

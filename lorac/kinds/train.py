@@ -38,6 +38,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
     """`lora` is float32 under kohya's names; `moments` the rest of the training state; `losses` float32, one a step."""
     import torch
 
+    from lorac.kinds.start import load_start
     from lorac.sd.device import pick
     from lorac.sd.safetensors import write
     from lorac.train.loop import train_segment
@@ -50,6 +51,8 @@ def run(work: Work) -> Iterable[Made | Failed]:
             work.session["trainer"] = _trainer(work, part, device.name, device.dtype)
             work.session["latents"] = [_mean(work, latent) for latent in _latents(work)]
         before = _state_before(work, item)
+        if before is None and "start" in work.shared:
+            load_start(work.session["trainer"].lora, work.open(work.shared["start"]))
         first = int(before["step"]) - part.first_step if before else 0
         started, done = time.perf_counter(), 0
         whole = part.first_step + len(part)

@@ -32,8 +32,9 @@ from lorac.mini.loop import Plan, Trainee, train
 from lorac.rng import Stream, seed64
 from lorac.sd import noise
 from lorac.sd.blocks import Resnet
-from lorac.sd.checkpoint import BaseConfig, TextHeads, UNetHeads, VAEGroups, save_ldm
+from lorac.sd.checkpoint import save_ldm
 from lorac.sd.clip import TextConfig, TextEncoder
+from lorac.sd.config import BaseConfig, TextHeads, UNetHeads, VAEGroups
 from lorac.sd.layers import Linear
 from lorac.sd.sampler import sample
 from lorac.sd.unet import Transformer, UNet, UNetConfig

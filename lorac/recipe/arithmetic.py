@@ -6,6 +6,10 @@ The reference is sd-scripts' `train_util.py` and `train_network.py`, which the a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from lorac.rng import Stream
 
 POLYNOMIAL_END = 1e-7
 """The learning rate at which `polynomial` ends, whatever it starts from (diffusers' default, kohya's too)."""
@@ -33,23 +37,61 @@ def regularisation_order(repeats: Sequence[int], n_train: int) -> list[int]:
     return [index for index, count in enumerate(counts) for _ in range(count)]
 
 
+def held_out(pictures: int, split: float, seed: int, subset: int) -> frozenset[int]:
+    """Which pictures of a source (by number) are only validated: a share of about `split`, drawn before repeats.
+
+    As many are trained as in kohya (`split_train_val`), which rounds up. There a picture may be both trained and
+    validated, because the other part is rounded on its own; here it is trained. One is always trained.
+    """
+    order = list(range(pictures))
+    Stream(seed, "validation", subset).shuffle(order)
+    return frozenset(order[ceil(pictures * (1 - split)) :])
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is. `batches` and `steps_per_epoch` are of one epoch, `steps` are optimiser steps of the run."""
+
+    batches: int
+    steps_per_epoch: int
+    steps: int
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the run begins."""
+        return epoch_count(self.steps, self.steps_per_epoch)
+
+
+def run_length(
+    bucket_sizes: Iterable[int], batch_size: int, accumulation: int, epochs: int | None, steps: int | None
+) -> Length:
+    """The length of a run from the samples of each bucket in an epoch.
+
+    A step takes `accumulation` batches; the last one of an epoch takes what is left, so no step spans two epochs
+    (kohya's counts, and what accelerate does at the end of its data).
+    """
+    batches = batches_per_epoch(bucket_sizes, batch_size)
+    steps_per_epoch = ceil(batches / accumulation)
+    return Length(batches, steps_per_epoch, total_steps(epochs, steps, steps_per_epoch))
+
+
 def batches_per_epoch(bucket_sizes: Iterable[int], batch_size: int) -> int:
-    """Steps in an epoch: batches never mix buckets, so the last batch of each bucket may be short."""
+    """Batches in an epoch: they never mix buckets, so the last one of each bucket may be short."""
     return sum(-(-size // batch_size) for size in bucket_sizes)
 
 
-def total_steps(epochs: int | None, steps: int | None, batches: int) -> int:
-    """Steps of the whole run; `steps` wins, and may end within an epoch. `batches` is the length of an epoch."""
+def total_steps(epochs: int | None, steps: int | None, steps_per_epoch: int) -> int:
+    """Steps of the whole run; `steps` wins, and may end within an epoch."""
     if steps is not None:
         return steps
     if epochs is None:
         raise ValueError("neither epochs nor steps")
-    return epochs * batches
+    return epochs * steps_per_epoch
 
 
-def epoch_count(total: int, batches: int) -> int:
+def epoch_count(total: int, steps_per_epoch: int) -> int:
     """Epochs that a run of `total` steps begins; the last one may be cut short."""
-    return -(-total // batches)
+    return -(-total // steps_per_epoch)
 
 
 def warmup_steps(warmup: int | float, total: int) -> int:
@@ -57,8 +99,8 @@ def warmup_steps(warmup: int | float, total: int) -> int:
     return warmup if isinstance(warmup, int) else int(total * warmup)
 
 
-def saved_epochs(total: int, batches: int, every_n_epochs: int) -> list[int]:
+def saved_epochs(total: int, steps_per_epoch: int, every_n_epochs: int) -> list[int]:
     """The epochs (from 1) after which a LoRA is written besides the final one: `NAME-000001.safetensors` and so on."""
     if every_n_epochs < 1:
         return []
-    return list(range(every_n_epochs, epoch_count(total, batches), every_n_epochs))
+    return list(range(every_n_epochs, epoch_count(total, steps_per_epoch), every_n_epochs))

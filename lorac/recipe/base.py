@@ -1,46 +1,63 @@
-"""What a recipe's defaults take from the base checkpoint: its resolution, clip skip and bucket step.
+"""What a recipe's defaults take from the base checkpoint: its resolution, clip skip and bucket step, what it predicts.
 
-Only the file's header is read, and torch is not needed.
+Only headers and config.json files are read, and torch is not needed. What surely is no SD1.x base is refused here,
+before anything is built; of a .ckpt, which only torch can read, no more is known than that it is whole.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from lorac.errors import InputError, Problem
+from lorac.listing import shown_path
 from lorac.recipe.schema import BUILTIN_BASE
-from lorac.sd.safetensors import read_header
+from lorac.sd import layout
+
+LARGEST_STEP = 64
 
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """resolution in pixels, and the step of bucket sides (kohya: 64 at 512, so an eighth)."""
+    """resolution in pixels; v_parameterization and zero_terminal_snr as in the recipe's [loss]."""
 
     path: Path
     resolution: int = 512
     clip_skip: int = 1
+    v_parameterization: bool = False
+    zero_terminal_snr: bool = False
 
     @property
     def bucket_step(self) -> int:
-        return self.resolution // 8
+        """The step of bucket sides: kohya's 64, or an eighth of a smaller resolution."""
+        return min(LARGEST_STEP, self.resolution // 8)
 
 
 def base_path(base: str) -> Path:
-    """The checkpoint's file; the embedded one lies in the package."""
+    """The checkpoint's file or folder; the embedded one lies in the package."""
     if base == BUILTIN_BASE:
         return Path(str(resources.files("lorac.mini") / "mini.safetensors"))
     return Path(base)
 
 
 def base_facts(base: str, where: str) -> BaseFacts:
-    """Facts from the header; SD1.x's values where it says nothing. Raises InputError for an unusable file."""
+    """What the base says of itself; SD1.x's values where it says nothing. Raises InputError for an unusable base."""
     path = base_path(base)
     try:
-        config = json.loads(read_header(path).metadata.get("lorac.config", "{}"))
+        config = layout.base_config(path, shown_path(path))
     except OSError as error:
-        remedy = 'give the path of an SD1.x .safetensors file, or "builtin:mini"'
+        remedy = 'give the path of an SD1.x checkpoint, or "builtin:mini"'
         raise InputError([Problem(where, f"the base {path} cannot be read: {error.strerror}", remedy)]) from error
-    return BaseFacts(path, int(config.get("resolution", 512)), int(config.get("clip_skip", 1)))
+    return BaseFacts(path, config.resolution, config.clip_skip, config.v_parameterization, config.zero_terminal_snr)
+
+
+def vae_path(vae: str, where: str) -> Path:
+    """The file or folder of `train.vae`. Raises InputError for what surely is no VAE of SD1.x."""
+    path = layout.vae_place(Path(vae))
+    try:
+        layout.vae_config(path, shown_path(path))
+    except OSError as error:
+        cause = f"the VAE {path} cannot be read: {error.strerror}"
+        raise InputError([Problem(where, cause, "give the path of an SD1.x VAE")]) from error
+    return path

@@ -19,18 +19,21 @@ def side_limits(resolution: int, step: int) -> tuple[int, int]:
     return max(step, resolution * 5 // 8 // step * step), resolution * 15 // 8 // step * step
 
 
-def buckets(resolution: int, shortest: int, longest: int, step: int) -> list[Size]:
+def buckets(resolution: int, shortest: int, longest: int, step: int, flat: bool = False) -> list[Size]:
     """All buckets with at most resolution² pixels and sides between `shortest` and `longest`, sorted.
 
     For each width from `shortest` to `longest` the largest height that fits, and the transposed bucket; and a square.
     512, 320, 960, 64 give 9 buckets from 320x704 to 768x320.
+    `flat`: as kohya did until v0.4 (January 2023): the area was counted in cells of step², and a height below `shortest`
+    did no harm, which gives 15 buckets from 256x832 to 960x256.
     """
-    area = resolution * resolution
+    cells = (resolution // step) ** 2
+    area = cells * step * step if flat else resolution * resolution
     square = isqrt(area) // step * step
     sizes = {(square, square)}
     for width in range(shortest, longest + 1, step):
-        height = min(longest, area // width // step * step)
-        if height >= shortest:
+        height = min(longest, cells // max(1, width // step) * step if flat else area // width // step * step)
+        if height >= (step if flat else shortest):
             sizes |= {(width, height), (height, width)}
     return sorted(sizes)
 

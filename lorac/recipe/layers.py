@@ -11,7 +11,8 @@ from lorac.errors import InputError, Problem
 from lorac.listing import shown_path
 from lorac.recipe.diagnostics import missing_path_remedy
 from lorac.recipe.places import Place, Tree
-from lorac.recipe.positions import parse_dotted, positions
+from lorac.recipe.positions import KeyPath, parse_dotted, positions
+from lorac.recipe.schema import EXCLUSIVE
 
 # A recipe is written by hand; anything larger is another file, and tomli would need seconds and gigabytes for it.
 MAX_BYTES = 1 << 20
@@ -80,6 +81,10 @@ def _toml_remedy(text: str, error: tomli.TOMLDecodeError) -> str:
         return "write paths with / or in 'single quotes'"
     if "Cannot overwrite" in error.msg or "Cannot declare" in error.msg:
         return "it is there already; take one out"
+    if value.strip() in ("yes", "no", "on", "off", "True", "False"):
+        return "write true or false"
+    if "Illegal character" in error.msg and value.count('"') % 2:
+        return "a text in quotes has no end; close it"
     if equals and value.strip()[:1].isalpha() and "Invalid value" in error.msg:
         return f'put text in quotes: {key.strip()} = "{value.strip()}"'
     return f"at column {error.colno}"
@@ -88,6 +93,7 @@ def _toml_remedy(text: str, error: tomli.TOMLDecodeError) -> str:
 def apply_options(tree: Tree, sets: Sequence[str], base: str | None) -> list[Problem]:
     """Assign `--base` and each `--set key=value`. Paths in them are relative to the working directory."""
     problems = []
+    given: dict[KeyPath, str] = {}
     if base is not None:
         tree.assign(("train", "base"), base, Place("--base", None, Path.cwd()))
     for option in sets:
@@ -100,6 +106,10 @@ def apply_options(tree: Tree, sets: Sequence[str], base: str | None) -> list[Pro
         if not equals or not path:
             problems.append(Problem(str(place), "this is no assignment", "write it as --set train.seed=7"))
             continue
+        other = given.get(EXCLUSIVE.get(path, ()))
+        if other is not None:
+            problems.append(Problem(str(place), f"--set {other} is given too", "take one of them out"))
+        given[path] = option
         finding = tree.assign(path, toml_value(text.strip()), place)
         if finding is not None:
             problems.append(Problem(str(place), finding.cause, finding.remedy))

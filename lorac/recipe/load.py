@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from lorac.errors import InputError, Problem
+from lorac.listing import shown_path
 from lorac.recipe.layers import apply_options, read_chain
 from lorac.recipe.matrix import expand
 from lorac.recipe.places import Tree
@@ -32,7 +33,7 @@ def load(paths: Sequence[Path], sets: Sequence[str] = (), base: str | None = Non
             recipes += _load_file(path, sets, base)
         except InputError as error:
             problems += error.problems
-    problems += _same_names(recipes)
+    problems += _given_twice(paths) or _same_names(recipes)
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return recipes
@@ -105,6 +106,12 @@ def _with_prompts(sample: Sample) -> Sample:
         for entry in sample.prompts
     )
     return msgspec.structs.replace(sample, prompts=prompts)
+
+
+def _given_twice(paths: Sequence[Path]) -> list[Problem]:
+    first: dict[Path, Path] = {}
+    twice = [path for path in paths if first.setdefault(path.resolve(), path) is not path]
+    return [Problem(shown_path(path), "the recipe is given twice", "name it once") for path in twice]
 
 
 def _same_names(recipes: Sequence[Recipe]) -> list[Problem]:

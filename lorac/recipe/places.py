@@ -49,7 +49,10 @@ class Tree:
         return Tree(self.root, copy.deepcopy(self.data), dict(self.places))
 
     def place(self, path: KeyPath) -> Place:
-        """The place of `path` or of the nearest table around it."""
+        """The place of `path`, or of the first key in it for a table that no line opens, or of the table around it."""
+        if path and path not in self.places:
+            inside = next((at for at in self.places if at[: len(path)] == path), path)
+            path = inside if inside in self.places else path
         while path:
             if path in self.places:
                 return self.places[path]

@@ -68,14 +68,17 @@ class Recipe:
 
     def rules(self, pictures: PictureSet) -> Rules:
         """The caption rules of a picture set. Regularisation captions are trained as they are written."""
+        own = self.caption
         if pictures.regularisation:
-            return Rules()
+            return Rules(separator=own.keep_tokens_separator, wildcard=own.enable_wildcard)
         return Rules(
             trigger=pictures.trigger,
             exclude=self.caption.exclude,
             replace=tuple(sorted(self.caption.replace.items())),
             prefix=self.caption.prefix,
             suffix=self.caption.suffix,
+            separator=own.keep_tokens_separator,
+            wildcard=own.enable_wildcard,
         )
 
     def effective(self) -> dict[str, Any]:

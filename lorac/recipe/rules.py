@@ -9,7 +9,7 @@ from lorac.listing import EXTENSIONS
 from lorac.recipe.arithmetic import POLYNOMIAL_END
 from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
-from lorac.recipe.schema import BUILTIN_BASE, Document, Train
+from lorac.recipe.schema import BLOCKS, BUILTIN_BASE, DOWN_BLOCKS, Document, Network, Train
 
 # `:`, `<`, `>` and `,` would end the name inside a prompt's <lora:name:weight>; the rest are no file names on Windows.
 _FORBIDDEN = re.compile(r'[:<>,/\\"|?*\x00-\x1f]')
@@ -129,6 +129,66 @@ def _strengths(document: Document) -> Iterator[Finding]:
             yield Finding(("sample", "strengths", i), f"strengths in [sample] has {strength:g} twice", "take one out")
 
 
+_LISTS = {
+    **dict.fromkeys(("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"), BLOCKS),
+    **dict.fromkeys(("down_lr_weight", "up_lr_weight"), DOWN_BLOCKS),
+}
+_UNET_ONLY = ("conv_dim", "mid_lr_weight", *_LISTS)
+_TRANSFORMERS = frozenset({1, 2, 4, 5, 7, 8, 12, *range(16, 25)})
+"""The blocks that have modules without LoCon."""
+
+
+def _block_lists(document: Document) -> Iterator[Finding]:
+    for name, length in _LISTS.items():
+        values = getattr(document.network, name)
+        if values is not None and len(values) != length:
+            which = "" if length == BLOCKS else f" on the way {name.partition('_')[0]}"
+            cause = f"{name} in [network] has {len(values)} number{'' if len(values) == 1 else 's'}"
+            yield Finding(("network", name), cause, f"give {length}, one for each block of the U-Net{which}")
+
+
+def _without_unet(document: Document) -> Iterator[Finding]:
+    network = document.network
+    for name in _UNET_ONLY:
+        if "unet" not in network.targets and getattr(network, name) is not None:
+            cause = f"{name} in [network] is for the U-Net, which targets leaves out"
+            yield Finding(("network", name), cause, f'add "unet" to targets, or take {name} out')
+
+
+def _alphas_without_dims(document: Document) -> Iterator[Finding]:
+    network = document.network
+    for alphas, dims in (("block_alphas", "block_dims"), ("conv_block_alphas", "conv_block_dims")):
+        if getattr(network, alphas) is not None and getattr(network, dims) is None:
+            cause = f"{alphas} in [network] is given without {dims}"
+            yield Finding(("network", alphas), cause, f"add {dims}, or take {alphas} out")
+    if network.conv_alpha != 1.0 and network.conv_dim is None and network.conv_block_dims is None:
+        cause = "conv_alpha in [network] is given without conv_dim"
+        yield Finding(("network", "conv_alpha"), cause, "add conv_dim, or take conv_alpha out")
+
+
+def _nothing_left(document: Document) -> Iterator[Finding]:
+    network = document.network
+    if "unet" in network.targets and not any(_trained(network, block) for block in range(1, BLOCKS)):
+        key = "block_dims" if network.block_dims is not None else "down_lr_weight"
+        cause = "[network] leaves out all blocks of the U-Net that could get a LoRA"
+        yield Finding(("network", key), cause, 'give one of them a rank and a factor, or take "unet" out of targets')
+
+
+def _trained(network: Network, block: int) -> bool:
+    """Whether a block of the U-Net has modules that learn. Lists of a wrong length are another rule's."""
+    locon = network.conv_dim is not None or network.conv_block_dims is not None
+    factors = [
+        *(network.down_lr_weight or (1.0,) * DOWN_BLOCKS),
+        1.0 if network.mid_lr_weight is None else network.mid_lr_weight,
+        *(network.up_lr_weight or (1.0,) * DOWN_BLOCKS),
+    ]
+    dims = network.block_dims or (network.dim,) * BLOCKS
+    conv_dims = network.conv_block_dims or (network.conv_dim or 0,) * BLOCKS
+    if min(len(factors), len(dims), len(conv_dims)) <= block or not factors[block]:
+        return len(factors) != BLOCKS or len(dims) != BLOCKS or len(conv_dims) != BLOCKS
+    return bool(conv_dims[block] or (dims[block] and (locon or block in _TRANSFORMERS)))
+
+
 # Each rule with the keys whose default could make it speak; elsewhere a key that is wrong, and so absent, is harmless.
 _RULES: dict[Rule, list[KeyPath]] = {
     _extends: [],
@@ -141,4 +201,8 @@ _RULES: dict[Rule, list[KeyPath]] = {
     _sizes: [("train", "base")],
     _bucket_limits: [],
     _strengths: [],
+    _block_lists: [],
+    _without_unet: [("network", "targets")],
+    _alphas_without_dims: [("network", name) for name in ("block_dims", "conv_block_dims", "conv_dim")],
+    _nothing_left: [("network",)],
 }

@@ -284,7 +284,11 @@ class Train(Section, frozen=True):
     ] = "today"
     flip_aug: Annotated[
         bool,
-        key("Show each picture mirrored half of the times; not for characters with sides.", metadata="ss_flip_aug"),
+        key(
+            "Show each picture mirrored half of the times; not for characters with sides.",
+            nodes=SCHEDULE,
+            metadata="ss_flip_aug",
+        ),
     ] = False
     latents: Annotated[
         Literal["mean", "sample"],

@@ -12,12 +12,18 @@ from torch import Tensor, nn
 class Layer(Protocol):
     """A layer with a place for a LoRA: `forward` is `lora(x, self)` where there is one."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
     lora: Branch | None
 
-    channels: int
-    """The dimension of inputs and outputs that holds channels."""
+    @property
+    def weight(self) -> Tensor: ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
+
+    @property
+    def channels(self) -> int:
+        """The dimension of inputs and outputs that holds channels: -1, or 1 of an image."""
+        ...
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's own operation with another weight, which may have another number of outputs."""
@@ -90,10 +96,11 @@ class Conv2d(nn.Conv2d):
     lora: Branch | None = None
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(x, weight, bias)
+        output: Tensor = self._conv_forward(x, weight, bias)
+        return output
 
     def project(self, x: Tensor, weight_OI: Tensor) -> Tensor:
         return F.conv2d(x, weight_OI[:, :, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight, self.bias) if self.lora is None else self.lora(x, self)
+        return self.compute(x, self.weight, self.bias) if self.lora is None else self.lora(x, self)

@@ -68,7 +68,8 @@ class NetworkSettings:
         """From the sections of a train node's params, which hold more than this."""
         given = {**network, **train}
         values = {field.name: given[field.name] for field in fields(cls) if field.name in given}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        tupled: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**tupled)
 
     @property
     def locon(self) -> bool:

@@ -6,6 +6,8 @@ transformer, whose names agree, needs one entry.
 
 from __future__ import annotations
 
+import re
+
 LEVELS = 4
 """Resolutions of SD1.x's U-Net and VAE."""
 
@@ -97,3 +99,7 @@ TEXT: Table = {"text_model": "text_model"}
 
 TEXT_BARE: Table = {name: f"text_model.{name}" for name in ("embeddings", "encoder", "final_layer_norm")}
 """Some early files (NovelAI's among them) lack the `text_model` level."""
+
+VAE_OLD: Table = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+VAE_OLD_ATTENTION = re.compile(rf"(?<=\.attentions\.0\.)({'|'.join(VAE_OLD)})(?=\.)")
+"""diffusers' names in a VAE's attention before 0.17."""
