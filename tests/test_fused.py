@@ -13,8 +13,8 @@ from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.train.attention import attend, attend_backward, join_heads, split_heads
 from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample, Patches
-from lorac.train.optimiser import AdamW
 from lorac.train.objective import Pictures
+from lorac.train.optimiser import AdamW
 from lorac.train.slices import Sample, Step
 from lorac.train.step import Trainer
 from tests.small import base, randomise

@@ -85,7 +85,8 @@ class _Lowering:
         train = self._train(sets, schedule, weights)
         export = self._export(sets, schedule, train, base)
         sample = self._sample(train, weights) if self.recipe.sample.prompts else None
-        report = self._report(sets, schedule, train, sample)
+        validate = self._validate(schedule, train) if self.recipe.validation.split else None
+        report = self._report(sets, schedule, train, sample, validate)
         name = self.recipe.name
         for file, value in [
             (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
@@ -248,7 +249,24 @@ class _Lowering:
         prompts = cast("tuple[Prompt, ...]", self.recipe.sample.prompts)  # loading leaves no plain strings
         return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in prompts]
 
-    def _report(self, sets: Sequence[Pictures], schedule: Node, train: Node, sample: Node | None) -> Node:
+    def _validate(self, schedule: Node, train: Node) -> Node:
+        params: dict[str, Value] = {
+            **self._read_by("validate"),
+            "clip_skip": self._clip_skip(),
+            "prediction": self._prediction(),
+        }
+        inputs = {
+            "lora": Input(train, "lora", Take.EACH),
+            "validation": Input(schedule, "validation", Take.FIRST),
+            **{
+                port: train.inputs[port] for port in train.inputs if port.startswith(("unet", "text", "latent", "mask"))
+            },
+        }
+        return self._add("validate", params, inputs)
+
+    def _report(
+        self, sets: Sequence[Pictures], schedule: Node, train: Node, sample: Node | None, validate: Node | None
+    ) -> Node:
         recipe = self.recipe
         params: dict[str, Value] = {
             "recipe": recipe.file.name,
@@ -264,6 +282,7 @@ class _Lowering:
             "slice": Input(schedule, "slice"),
             "summary": Input(schedule, "summary"),
             **({"row": Input(sample, "row")} if sample else {}),
+            **({"validation": Input(validate, "losses")} if validate else {}),
         }
         for number, pictures in enumerate(sets):
             inputs[f"name.{number}"] = Input(pictures.source, "name")

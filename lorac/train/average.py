@@ -20,8 +20,8 @@ class Average:
 
     def __init__(self, lora: LoRANetwork, decay: float) -> None:
         self._decay, self._updates = decay, 0
-        self._factors = [factor for part in PARTS for factor in lora.parameters(part)]
-        self.values = {factor: factor.detach().clone() for factor in self._factors}
+        self._factors: list[Tensor] = [factor for part in PARTS for factor in lora.parameters(part)]
+        self.values = {factor: factor.detach().clone() for part in PARTS for factor in lora.parameters(part)}
 
     @torch.no_grad()
     def update(self) -> None:

@@ -46,7 +46,7 @@ class Loss:
         if mask_B1HW is not None:
             error_BCHW = error_BCHW * mask_B1HW
         loss_B = error_BCHW.mean((1, 2, 3)) * weight_B
-        for factor_T in self._factors_T:
+        for factor_T in self._factors:
             loss_B = loss_B * factor_T[t_B].to(loss_B.device)
         return loss_B
 
@@ -74,7 +74,7 @@ class Loss:
         return (1 - self.huber_c) / (1 + sigma_B) ** 2 + self.huber_c
 
     @cached_property
-    def _factors_T(self) -> list[Tensor]:
+    def _factors(self) -> list[Tensor]:
         """Factors on the loss by timestep, each (T,), in kohya's order."""
         snr_T = snr(torch.arange(STEPS), self.zero_terminal_snr)
         bounded_T = snr_T.clamp(max=MOST_SNR)

@@ -1,7 +1,9 @@
 """Learning rates: the formulas of `diffusers.optimization`, which are also kohya's, as pure functions of the step.
 
 `inverse_sqrt`, `cosine_with_min_lr` and `warmup_stable_decay` are those of `transformers.optimization`, called as kohya
-calls them: with half of the cycles. Step numbers count from 0, and with a warm-up step 0 has learning rate 0: the first optimiser step then only fills
+calls them: with half of the cycles.
+
+Step numbers count from 0, and with a warm-up step 0 has learning rate 0: the first optimiser step then only fills
 the moments. That is what every SD1.x LoRA was trained with, so it is kept.
 """
 
@@ -104,7 +106,7 @@ def _waves(curve: Curve, progress: float) -> float:
 
 @cache
 def step_rules(text: str) -> tuple[list[tuple[int, float]], float]:
-    """`"1:100,0.1:200,0.01"` as ([(100, 1.0), (200, 0.1)], 0.01): factors before a step, and the factor behind the last.
+    """`"1:100,0.1:200,0.01"` as ([(100, 1.0), (200, 0.1)], 0.01): factors before a step, and the one behind the last.
 
     Raises ValueError if the text is not of this form.
     """

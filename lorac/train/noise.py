@@ -1,8 +1,8 @@
 """The noise that a sample is trained with: plain, with offset, of many sizes, and input perturbation.
 
 kohya-ss/sd-scripts' `get_noise_noisy_latents_and_timesteps`, `apply_noise_offset` and `pyramid_noise_like`. Where kohya
-draws once for a batch, or divides by the deviation of a batch, here it is once for each sample: every draw is a function
-of the sample's seed and a purpose, so how samples are put into batches never changes what one sees.
+draws once for a batch, or divides by the deviation of a batch, here it is once for each sample: every draw is a
+function of the sample's seed and a purpose, so how samples are put into batches never changes what one sees.
 """
 
 from __future__ import annotations

@@ -49,14 +49,17 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples as tensors on the CPU; the samples of a batch have the same size."""
+    """Samples as tensors on the CPU; the samples of a batch have the same size.
 
-    ids_BKL: Tensor
-    noisy_BCHW: Tensor
-    target_BCHW: Tensor
-    t_B: Tensor
-    weight_B: Tensor
-    mask_B1HW: Tensor | None
+    ids (B, K, L); noisy latents and target (B, C, H, W); timestep and weight (B,); mask (B, 1, H, W) if there is one.
+    """
+
+    ids: Tensor
+    noisy: Tensor
+    target: Tensor
+    timestep: Tensor
+    weight: Tensor
+    mask: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -81,20 +84,20 @@ class Objective:
         x_BCHW, noise_BCHW, t_B = torch.stack(latents), torch.stack(noises), torch.tensor([s.timestep for s in samples])
         zero = self.loss.zero_terminal_snr
         return Batch(
-            ids_BKL=torch.tensor([chunk(sample.ids, max_token_length) for sample in samples]),
-            noisy_BCHW=add_noise(x_BCHW, torch.stack(seen), t_B, zero),
-            target_BCHW=velocity(x_BCHW, noise_BCHW, t_B, zero) if self.loss.v_parameterization else noise_BCHW,
-            t_B=t_B,
-            weight_B=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
-            mask_B1HW=_masks([pictures.mask(sample) for sample in samples], x_BCHW),
+            ids=torch.tensor([chunk(sample.ids, max_token_length) for sample in samples]),
+            noisy=add_noise(x_BCHW, torch.stack(seen), t_B, zero),
+            target=velocity(x_BCHW, noise_BCHW, t_B, zero) if self.loss.v_parameterization else noise_BCHW,
+            timestep=t_B,
+            weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
+            mask=_masks([pictures.mask(sample) for sample in samples], x_BCHW),
         )
 
     def of_samples(self, estimate_BCHW: Tensor, batch: Batch) -> Tensor:
         """The loss of each sample, (B,), on the estimate's device."""
         device = estimate_BCHW.device
-        mask_B1HW = None if batch.mask_B1HW is None else batch.mask_B1HW.to(device)
-        target_BCHW, weight_B = batch.target_BCHW.to(device), batch.weight_B.to(device)
-        return self.loss.of_samples(estimate_BCHW.float(), target_BCHW, batch.t_B, weight_B, mask_B1HW)
+        mask_B1HW = None if batch.mask is None else batch.mask.to(device)
+        target_BCHW, weight_B = batch.target.to(device), batch.weight.to(device)
+        return self.loss.of_samples(estimate_BCHW.float(), target_BCHW, batch.timestep, weight_B, mask_B1HW)
 
 
 def _masks(masks: Sequence[Tensor | None], x_BCHW: Tensor) -> Tensor | None:

@@ -78,7 +78,7 @@ class Optimiser(ABC):
     def _update(self, divisor: Tensor | None, overflow: Tensor | None, rates: Mapping[Part, float]) -> None:
         """Change the factors by their gradients over `divisor`, unless `overflow` is 1."""
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 — most have nothing to wait for
         """Wait until everything is applied."""
 
     def averages(self) -> dict[nn.Parameter, Tensor] | None:

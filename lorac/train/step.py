@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorac.rng import seed64
 from lorac.sd.clip import TextEncoder
@@ -97,10 +97,10 @@ class Trainer:
             self.optimiser.settle()
             self.lora.refresh()
         with torch.set_grad_enabled("text_encoder" in self.trained):
-            context_BLD = self.text_encoder(batch.ids_BKL.to(self.device), self.clip_skip)
+            context_BLD = self.text_encoder(batch.ids.to(self.device), self.clip_skip)
         self.optimiser.settle()
         with threads(2) if self.fused else nullcontext():  # the helper has nothing to do meanwhile
-            noisy_BCHW, t_B = batch.noisy_BCHW.to(self.device, self.dtype), batch.t_B.to(self.device)
+            noisy_BCHW, t_B = batch.noisy.to(self.device, self.dtype), batch.timestep.to(self.device)
             estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
         return self.objective.of_samples(estimate_BCHW, batch).mean()
 
