@@ -65,10 +65,11 @@ def threshold(alpha: float, t: int, **settings: Any) -> float:
     return float((1 - c) / (1 + sigma) ** 2 + c)
 
 
+HUBERS, SCHEDULES = ("huber", "smooth_l1"), ("snr", "exponential", "constant")
 CASES: list[dict[str, Any]] = [
     {},
     {"loss_type": "l1"},
-    *({"loss_type": kind, "huber_schedule": schedule} for kind in ("huber", "smooth_l1") for schedule in ("snr", "exponential", "constant")),
+    *({"loss_type": kind, "huber_schedule": schedule} for kind in HUBERS for schedule in SCHEDULES),
     {"loss_type": "huber", "huber_schedule": "exponential", "huber_c": 0.3, "huber_scale": 2.0},
     {"loss_type": "smooth_l1", "huber_schedule": "constant", "huber_c": 0.3, "huber_scale": 2.0},
     {"loss_type": "huber", "huber_c": 0.3},
@@ -79,7 +80,7 @@ CASES: list[dict[str, Any]] = [
     {"scale_v_pred_loss_like_noise_pred": True, "v_parameterization": True},
     {"v_pred_like_loss": 0.3},
     {"min_snr_gamma": 1.0, "v_pred_like_loss": 0.3, "debiased_estimation_loss": True, "loss_type": "l1"},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("settings", CASES, ids=str)

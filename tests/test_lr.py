@@ -9,8 +9,8 @@ import torch
 import transformers.optimization
 from diffusers.optimization import get_piecewise_constant_schedule, get_scheduler
 
-from lorac.recipe.arithmetic import warmup_steps
-from lorac.train.lr import SCHEDULERS, Curve, step_rules
+from lorac.recipe.arithmetic import step_rules, warmup_steps
+from lorac.train.lr import SCHEDULERS, Curve
 
 OF_TRANSFORMERS = ("inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay")
 OF_DIFFUSERS = sorted({*SCHEDULERS} - {*OF_TRANSFORMERS, "piecewise_constant"})

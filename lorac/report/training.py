@@ -17,7 +17,8 @@ def training_section(report: Report) -> str:
     """The section, or nothing without losses."""
     if not report.losses:
         return ""
-    return f'<section id="training"><h2>Training</h2>\n{_loss(report)}{_validation(report)}{_learning_rate(report)}</section>\n'
+    parts = f"{_loss(report)}{_validation(report)}{_learning_rate(report)}"
+    return f'<section id="training"><h2>Training</h2>\n{parts}</section>\n'
 
 
 def _loss(report: Report) -> str:

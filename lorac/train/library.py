@@ -57,12 +57,13 @@ class Library(Optimiser):
             self._applied(part)
 
     def _hand_gradients(self, divisor: Tensor | None) -> None:
-        """Give each view its part of the stacked gradients."""
-        gradients = {f: torch.zeros_like(f) if f.grad is None else f.grad for f in self._factors()}
-        if divisor is not None:
-            for gradient in gradients.values():
-                gradient.div_(divisor)
-        for name, gradient in self._lora.named(gradients).items():
+        """Give each view a copy of its part of the stacked gradients: some optimisers write into them, and the stacked
+        ones live in buffers whose zeros are kept from step to step."""
+        copies = {}
+        for factor in self._factors():
+            gradient = torch.zeros_like(factor) if factor.grad is None else factor.grad
+            copies[factor] = gradient.clone() if divisor is None else gradient / divisor
+        for name, gradient in self._lora.named(copies).items():
             self.leaves[name].grad = gradient
 
     def averages(self) -> dict[nn.Parameter, Tensor] | None:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from math import cos, inf, pi, sqrt
+from math import cos, pi, sqrt
 
-from lorac.recipe.arithmetic import POLYNOMIAL_END
+from lorac.recipe.arithmetic import POLYNOMIAL_END, step_rules
 
 
 @dataclass(frozen=True)
@@ -102,27 +101,6 @@ def _waves(curve: Curve, progress: float) -> float:
     """From 1 to the end in half as many cosine waves as there are cycles."""
     factor = 0.5 * (1.0 + cos(pi * (curve.cycles / 2) * 2.0 * progress))
     return max(0.0, factor * (1 - curve.end) + curve.end)
-
-
-@cache
-def step_rules(text: str) -> tuple[list[tuple[int, float]], float]:
-    """`"1:100,0.1:200,0.01"` as ([(100, 1.0), (200, 0.1)], 0.01): factors before a step, and the one behind the last.
-
-    Raises ValueError if the text is not of this form.
-    """
-    *pieces, last = text.split(",")
-    ends: dict[int, float] = {}
-    for piece in pieces:
-        factor, end = piece.split(":")
-        ends[int(end)] = _factor(factor)
-    return sorted(ends.items()), _factor(last)
-
-
-def _factor(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value < inf:
-        raise ValueError(f"not a factor: {text}")
-    return value
 
 
 SCHEDULERS: dict[str, Callable[[Curve, int], float]] = {
