@@ -19,10 +19,12 @@ from typing import Any, cast
 import msgspec
 
 from lorac.digest import Value
+from lorac.errors import InputError, Problem
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
+from lorac.recipe.rules_train import contradictions
 from lorac.recipe.schema import PATHS, Prompt, read_by
 
 
@@ -186,6 +188,7 @@ class _Lowering:
         return self._add("schedule", params, inputs)
 
     def _train(self, sets: Sequence[Pictures], schedule: Node, weights: Node) -> Node:
+        self._check_prediction()
         params: dict[str, Value] = {
             **self._read_by("train"),
             "targets": sorted(self.recipe.network.targets),
@@ -318,3 +321,10 @@ class _Lowering:
             own = getattr(self.recipe.loss, name)
             values[name] = getattr(self.facts, name) if own is None else own
         return values
+
+    def _check_prediction(self) -> None:
+        """Raises InputError for settings that do not go with what the base says of itself."""
+        loss, prediction = self.recipe.loss, self._prediction()
+        findings = contradictions(loss, bool(prediction["v_parameterization"]), bool(prediction["zero_terminal_snr"]))
+        if problems := [Problem(self.recipe.where(".".join(map(str, f.path))), f.cause, f.remedy) for f in findings]:
+            raise InputError(problems)

@@ -94,7 +94,7 @@ def _regularisation_steps(work: Work, slices: list[Slice]) -> list[bool]:
         for number, folder in enumerate(work.params["folders"])
         for _ in work.columns[f"name.{number}"]
     ]
-    if any(size != 1 for part in slices for size in part.size) or not any(kinds):
+    if any(size != 1 for part in slices for size in (*part.size, *part.batches)) or not any(kinds):
         return []
     return [kinds[item] for part in slices for item in part.item]
 

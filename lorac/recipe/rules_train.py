@@ -8,7 +8,7 @@ from lorac.recipe.arithmetic import step_rules, warmup_steps
 from lorac.recipe.optimisers import OPTIMISERS, has_relative_step
 from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
-from lorac.recipe.schema import Document, Network, Train
+from lorac.recipe.schema import Document, Loss, Network, Train
 
 Rule = Callable[[Document], Iterator[Finding]]
 
@@ -175,15 +175,23 @@ def _noise(document: Document) -> Iterator[Finding]:
 
 def _prediction(document: Document) -> Iterator[Finding]:
     loss = document.loss
-    if loss.v_parameterization is False and loss.scale_v_pred_loss_like_noise_pred:
-        cause = "scale_v_pred_loss_like_noise_pred is for bases that predict v, and v_parameterization is false"
-        yield Finding(("loss", "scale_v_pred_loss_like_noise_pred"), cause, "take one of them out")
-    if loss.v_parameterization and loss.v_pred_like_loss:
-        cause = "v_pred_like_loss is for bases that predict noise, and v_parameterization is true"
-        yield Finding(("loss", "v_pred_like_loss"), cause, "take one of them out")
-    if loss.zero_terminal_snr and loss.v_parameterization is False:
+    if loss.v_parameterization is not None:  # else it is the base's, see `contradictions`
+        yield from contradictions(loss, loss.v_parameterization, bool(loss.zero_terminal_snr))
+
+
+def contradictions(loss: Loss, v_parameterization: bool, zero_terminal_snr: bool) -> Iterator[Finding]:
+    """Settings that do not go with what the base predicts, which lowering knows where the recipe does not say it."""
+    if loss.scale_v_pred_loss_like_noise_pred and not v_parameterization:
+        cause = "scale_v_pred_loss_like_noise_pred is for bases that predict v, and this one predicts noise"
+        remedy = "take it out, or set v_parameterization = true if the base does predict v"
+        yield Finding(("loss", "scale_v_pred_loss_like_noise_pred"), cause, remedy)
+    if loss.v_pred_like_loss and v_parameterization:
+        cause = "v_pred_like_loss is for bases that predict noise, and this one predicts v"
+        yield Finding(("loss", "v_pred_like_loss"), cause, "take it out")
+    if zero_terminal_snr and not v_parameterization:
         cause = "a base that predicts noise learns nothing at a last timestep of pure noise (zero_terminal_snr)"
-        yield Finding(("loss", "zero_terminal_snr"), cause, "take it out, or set v_parameterization = true")
+        remedy = "set v_parameterization = true, or zero_terminal_snr = false"
+        yield Finding(("loss", "zero_terminal_snr"), cause, remedy)
 
 
 TRAIN_RULES: dict[Rule, list[KeyPath]] = {

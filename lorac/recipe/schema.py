@@ -455,7 +455,8 @@ class Loss(Section, frozen=True):
         key("Error above which huber and smooth_l1 count like l1.", nodes=LOSS, metadata="ss_huber_c"),
     ] = 0.1
     huber_scale: Annotated[
-        Positive, key("Factor on that threshold; not for the schedule snr.", nodes=LOSS, metadata="ss_huber_scale")
+        Positive,
+        key("Factor on that threshold; not for the schedule snr.", nodes=LOSS, metadata="ss_huber_scale"),
     ] = 1.0
     min_snr_gamma: Annotated[
         Positive | None,
