@@ -14,16 +14,22 @@ from torch import Tensor, nn
 
 from lorac.errors import InputError
 from lorac.recipe.optimisers import OPTIMISERS
+from lorac.sd.clip import TextConfig
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.safetensors import deserialise, serialise
+from lorac.sd.unet import UNetConfig
 from lorac.train.library import Library, _class
 from lorac.train.loss_scale import LossScale
 from lorac.train.noise import Noise
 from lorac.train.objective import Objective, Pictures
 from lorac.train.optimiser import Optimisation
 from lorac.train.slices import Step
+from lorac.train.step import Trainer
 from tests.small import base
 from tests.test_train_step import new_trainer, run, some_latents, some_steps
+
+UNET = UNetConfig(width=16, context=16, heads=2, groups=4)
+TEXT = TextConfig(width=16, layers=12, heads=2, inner=32, vocabulary=49408)
 
 NEEDED = {
     "adamw8bit": "bitsandbytes",
@@ -34,6 +40,10 @@ NEEDED = {
 RATES = {"unet": 1e-3, "text_encoder": 1e-3}
 
 
+def small(settings: Optimisation) -> Trainer:
+    return new_trainer(None, (UNET, TEXT), settings=settings)
+
+
 def optimisation(name: str, **more: Any) -> Optimisation:
     if name in NEEDED:
         pytest.importorskip(NEEDED[name])
@@ -41,12 +51,14 @@ def optimisation(name: str, **more: Any) -> Optimisation:
 
 
 LIBRARIES = [name for name in OPTIMISERS if name != "adamw"]
-CASES = [
-    *((name, {}) for name in LIBRARIES),
-    ("prodigy", {"d_coef": 2.0, "use_bias_correction": True, "safeguard_warmup": True}),
-    ("adafactor", {"relative_step": False, "beta1": 0.9}),
-    ("adafactor", {"scale_parameter": False, "warmup_init": True}),
-    ("adamw_schedule_free", {"warmup_steps": 2}),
+CASES: list[tuple[str, dict[str, Any], float | None]] = [
+    *((name, {}, None) for name in LIBRARIES),
+    ("adamw8bit", {"min_8bit_size": 1000}, 0.1),
+    ("lion", {}, 0.1),
+    ("prodigy", {"d_coef": 2.0, "use_bias_correction": True, "safeguard_warmup": True}, 0.1),
+    ("adafactor", {"relative_step": False, "beta1": 0.9}, 0.1),
+    ("adafactor", {"scale_parameter": False, "warmup_init": True}, None),
+    ("adamw_schedule_free", {"warmup_steps": 2}, 0.1),
 ]
 
 
@@ -62,12 +74,10 @@ def kohyas(name: str, arguments: dict[str, Any], factors: list[nn.Parameter], **
     return optimiser
 
 
-@pytest.mark.parametrize("weight_decay", [None, 0.1])
-@pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "arguments", "weight_decay"), CASES, ids=str)
 def test_each_module_is_updated_as_by_kohya(name: str, arguments: dict[str, Any], weight_decay: float | None) -> None:
     settings = optimisation(name, optimizer_args=arguments, weight_decay=weight_decay, max_grad_norm=0.0)
-    unet, text_encoder = base()
-    lora = LoRANetwork(unet, text_encoder, NetworkSettings(8, 4.0), seed=1, merged=False)
+    lora = LoRANetwork(*base(0, UNET, TEXT), NetworkSettings(64, 4.0), seed=1, merged=False)
     ours = Library(lora, ("unet", "text_encoder"), settings, LossScale(torch.device("cpu"), False), lambda part: None)
     parameters = [parameter for part in RATES for parameter in lora.parameters(part)]  # type: ignore[arg-type]
     before = lora.named({p: p.detach().clone() for p in parameters})
@@ -110,10 +120,16 @@ def test_going_on_from_a_file_leaves_no_trace(name: str) -> None:
     snapshots: list[Any] = []
     if name == "prodigy":
         steps.lr_text = steps.lr_unet
-    plain = run(new_trainer(settings=settings), steps, latents, snapshot=snapshots.append, snapshot_seconds=0)
+    plain = run(
+        small(settings),
+        steps,
+        latents,
+        snapshot=snapshots.append,
+        snapshot_seconds=0,
+    )
     state, _ = deserialise(serialise(snapshots[2], {}), "")
     assert int(state["step"]) == 2
-    assert run(new_trainer(settings=settings), steps, latents, state=state) == plain
+    assert run(small(settings), steps, latents, state=state) == plain
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion"])
@@ -121,10 +137,19 @@ def test_going_on_with_an_average_leaves_no_trace(name: str) -> None:
     settings = optimisation(name, ema_decay=0.9)
     steps, latents = some_steps(4, 1, 2), some_latents(2, size=8)
     snapshots: list[Any] = []
-    plain = run(new_trainer(settings=settings), steps, latents)
-    assert run(new_trainer(settings=settings), steps, latents, snapshot=snapshots.append, snapshot_seconds=0) == plain
+    plain = run(small(settings), steps, latents)
+    assert (
+        run(
+            small(settings),
+            steps,
+            latents,
+            snapshot=snapshots.append,
+            snapshot_seconds=0,
+        )
+        == plain
+    )
     state, _ = deserialise(serialise(snapshots[2], {}), "")
-    assert run(new_trainer(settings=settings), steps, latents, state=state) == plain
+    assert run(small(settings), steps, latents, state=state) == plain
 
 
 def test_the_average_is_that_of_the_factors_and_trains_the_same() -> None:
@@ -168,8 +193,6 @@ def test_lora_plus_and_factors_of_blocks_are_on_the_learning_rates() -> None:
         unet, text_encoder = base()
         network = NetworkSettings(4, 4.0, loraplus_lr_ratio=16.0, mid_lr_weight=0.5)
         lora = LoRANetwork(unet, text_encoder, network, seed=1)
-        from lorac.train.step import Trainer
-
         settings = Optimisation(name, arguments, weight_decay=0.0, max_grad_norm=0.0)
         trainer = Trainer(unet, text_encoder, lora, clip_skip=2, max_token_length=150, settings=settings)
         before = {k: v.clone() for k, v in lora.state().items()}
@@ -184,8 +207,6 @@ def test_lora_plus_and_factors_of_blocks_are_on_the_learning_rates() -> None:
 
 
 def test_dropout_depends_on_seed_step_and_batch_alone() -> None:
-    from lorac.train.step import Trainer
-
     (step,) = some_steps(1, 2, 2).steps()
     pictures = Pictures(some_latents(2, size=8))
 

@@ -124,8 +124,8 @@ def some_latents(count: int, size: int = 16) -> list[Tensor]:
     return [torch.randn(4, size, size, generator=generator) * 4 for _ in range(count)]
 
 
-def new_trainer(merged: bool | None = None, **more: Any) -> Trainer:
-    unet, text_encoder = base()
+def new_trainer(merged: bool | None = None, sizes: tuple[Any, ...] = (), **more: Any) -> Trainer:
+    unet, text_encoder = base(0, *sizes)
     lora = LoRANetwork(unet, text_encoder, NetworkSettings(RANK, ALPHA), seed=1, merged=merged)
     generator = torch.Generator().manual_seed(2)
     lora.load_state(
