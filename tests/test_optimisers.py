@@ -18,7 +18,7 @@ from lorac.sd.clip import TextConfig
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.safetensors import deserialise, serialise
 from lorac.sd.unet import UNetConfig
-from lorac.train.library import Library, _class
+from lorac.train.library import Library, _class, _number
 from lorac.train.loss_scale import LossScale
 from lorac.train.noise import Noise
 from lorac.train.objective import Objective, Pictures
@@ -267,3 +267,9 @@ def test_a_step_whose_gradients_overflow_changes_no_factor() -> None:
     after = trainer.state()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name.startswith("lora_"))
     assert after["loss_scale"] == before["loss_scale"] / 2
+
+
+@pytest.mark.parametrize("value", [True, False, 3, 0.1, float("inf")])
+def test_numbers_come_back_as_they_were(value: float) -> None:
+    back = _number(value).item()
+    assert back == value and type(back) is type(value)
