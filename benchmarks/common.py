@@ -45,7 +45,7 @@ def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *
     with subprocess.Popen(
         [str(part) for part in command],
         cwd=folder,
-        env=_environment(),
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -65,7 +65,7 @@ def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *
     return ended if seen is None else seen
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This process's, but with bytecode, as installed packages have it, and with output that comes at once."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

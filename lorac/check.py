@@ -5,16 +5,18 @@ Rules come from the article's findings and from what users of other trainers rep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from lorac.captions import split_tags, unmatched
 from lorac.dataset import Folder, fitting, folders
+from lorac.kinds.image import HIDDEN, Refused, header, layers
 from lorac.listing import shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.recipe import Recipe
-from lorac.sd.tokenizer import Tokenizer
 
 BINDING = ("1girl", "1boy", "solo")
 """Tags of every picture of a character; left in, they come to mean her outfit (the article's finding 11)."""
@@ -22,6 +24,8 @@ STRONG = 5e-4
 """Learning rate x alpha / dim above which the article's runs diverged or became unstable (finding 7)."""
 ALMOST = 0.8
 """Likeness (Ratcliff and Obershelp's, 0 to 1) from which a rule is taken for a misspelt tag."""
+_CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}")
+_MARK = re.compile(r"\|\|\|")
 FEW = 8
 """More repetitions than this in an epoch make a regularisation picture a training picture."""
 
@@ -63,12 +67,12 @@ def misspelt_rule(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
 
 def truncated(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
     """L002: tags behind the token limit are never learnt."""
-    encode, limit = Tokenizer().encode, recipe.train.max_token_length
+    limit = recipe.train.max_token_length
     for folder in sets:
         for captioned in folder.pictures:
-            count = len(encode(captioned.text))
+            count, tags = captioned.longest()
             if count > limit:
-                lost = len(captioned.tags) - fitting(captioned.tags, limit)
+                lost = len(tags) - fitting(tags, limit)
                 remedy = "raise train.max_token_length" if limit < 225 else "shorten it"
                 text = f"the caption has {count} tokens, {lost} of its tags are behind the limit of {limit}; {remedy}"
                 yield Finding("L002", shown_path(captioned.picture.caption_path or captioned.picture.path), text)
@@ -77,8 +81,8 @@ def truncated(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
 def binding_tags(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
     """L003: `1girl` and `solo`, left in, bind the outfit to those words."""
     for tag in BINDING:
-        tags = [captioned.tags for folder in sets if not folder.regularisation for captioned in folder.pictures]
-        kept = sum(tag in (other.casefold() for other in own) for own in tags)
+        own = [captioned for folder in sets if not folder.regularisation for captioned in folder.pictures]
+        kept = sum(any(tag == other.casefold() for tags in c.readings for other in tags) for c in own)
         if kept:
             text = f'"{tag}" stays in {kept} captions and binds the character to it; add it to caption.exclude'
             yield Finding("L003", recipe.where("caption.exclude"), text)
@@ -94,12 +98,14 @@ def no_trigger(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
 
 
 def shuffled_trigger(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
-    """L005: shuffling moves triggers that keep_tokens does not hold."""
+    """L005: shuffling moves triggers that neither keep_tokens nor a mark holds."""
     if not recipe.caption.shuffle_caption:
         return
+    mark = recipe.caption.keep_tokens_separator
     for folder in sets:
         tags = sum(len(split_tags(word)) for word in folder.spec.trigger)
-        if recipe.caption.keep_tokens < tags:
+        marked = bool(mark) and all(mark in line for c in folder.pictures for line in c.text.split("\n"))
+        if recipe.caption.keep_tokens < tags and not marked:
             text = f"shuffling moves the {tags} trigger tags of {folder.label}; set keep_tokens = {tags}"
             yield Finding("L005", recipe.where("caption.keep_tokens"), text)
 
@@ -122,6 +128,70 @@ def too_strong(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
         yield Finding("L007", recipe.where("network.alpha"), text)
 
 
+def no_background(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L008: a build refuses transparent parts until the recipe says what is behind them."""
+    for folder in sets:
+        if folder.spec.alpha is None:
+            paths = [captioned.picture.path for captioned in folder.pictures]
+            found = [path for path in paths if _has_holes(path)]
+            if found:
+                text = f"{len(found)} of {len(paths)} pictures have transparent parts, first {shown_path(found[0])}"
+                yield Finding("L008", folder.spec.where, f'{text}; say what is behind them, as alpha = "white"')
+
+
+def _has_holes(path: str) -> bool:
+    """Whether a picture is transparent somewhere; what cannot be read is the build's to report."""
+    try:
+        return header(path)[1] and layers(Path(path).read_bytes(), HIDDEN)[1] is not None
+    except (Refused, OSError):
+        return False
+
+
+def no_caption(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L009: a build refuses pictures without a text file, a trigger or a tagger."""
+    if recipe.tagger.model is not None:
+        return
+    for folder in sets:
+        found = [c.picture.path for c in folder.pictures if c.raw is None and not c.text]
+        if found:
+            text = f"{len(found)} of {len(folder.pictures)} pictures have no caption, first {shown_path(found[0])}"
+            remedy = f"write {recipe.caption.extension} files beside them, or give them " + (
+                "caption = …" if folder.regularisation else "trigger words"
+            )
+            yield Finding("L009", folder.spec.where, f"{text}; {remedy}")
+
+
+def no_mark(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L010: a keep_tokens_separator that is in no caption."""
+    mark = recipe.caption.keep_tokens_separator
+    if mark and not any(mark in captioned.text for folder in sets for captioned in folder.pictures):
+        text = f'the mark "{mark}" is in no caption; write it behind the tags that stay in front'
+        yield Finding("L010", recipe.where("caption.keep_tokens_separator"), text)
+
+
+def unread_signs(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L011: choices and marks that the recipe does not read are trained as they are written."""
+    caption = recipe.caption
+    for sign, what, key, off in (
+        (_CHOICE, "a choice such as {a|b}", "enable_wildcard = true", not caption.enable_wildcard),
+        (_MARK, "the mark |||", 'keep_tokens_separator = "|||"', not caption.keep_tokens_separator),
+    ):
+        found = [c.picture for folder in sets for c in folder.pictures if off and sign.search(c.text)]
+        if found:
+            where = shown_path(found[0].caption_path or found[0].path)
+            text = f"the caption has {what}, which is trained as written"
+            others = f", as in {len(found) - 1} more" if len(found) > 1 else ""
+            yield Finding("L011", where, f"{text}{others}; set caption.{key}")
+
+
+def nothing_held_out(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L012: a split so small that no folder gives a picture."""
+    split, counts = recipe.validation.split, [len(folder.pictures) for folder in sets if not folder.regularisation]
+    if split and not any(arithmetic.held_out(count, split, 0, 0) for count in counts):
+        text = f"a split of {split:g} holds out no picture of {max(counts)}; raise it"
+        yield Finding("L012", recipe.where("validation.split"), text)
+
+
 RULES: tuple[Rule, ...] = (
     misspelt_rule,
     truncated,
@@ -130,4 +200,9 @@ RULES: tuple[Rule, ...] = (
     shuffled_trigger,
     few_regularisation,
     too_strong,
+    no_background,
+    no_caption,
+    no_mark,
+    unread_signs,
+    nothing_held_out,
 )

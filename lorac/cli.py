@@ -105,6 +105,36 @@ def read(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> 
     return loaded, lower(loaded)
 
 
+output_option = click.option("-o", "--output", type=PATH, help="Recipe to write. Absent: standard output.")
+force_option = click.option("--force", is_flag=True, help="Replace a recipe that is there.")
+
+
+@main.command(short_help="Write a first recipe for a folder of pictures.")
+@click.argument("folder", type=PATH)
+@output_option
+@force_option
+def init(folder: Path, output: Path | None, force: bool) -> None:
+    """Look at the pictures in FOLDER and write a good first recipe for them."""
+    from lorac.migrate.start import start
+    from lorac.migrate.write import write
+
+    write(start(folder, output), output, force)
+
+
+@main.command("import", short_help="Make a recipe of what was made for kohya.")
+@click.argument("path", type=PATH)
+@click.option("--reg", type=PATH, metavar="FOLDER", help="kohya folder of regularisation pictures.")
+@output_option
+@force_option
+def import_(path: Path, reg: Path | None, output: Path | None, force: bool) -> None:
+    """Make a recipe of PATH: a kohya training folder (36_riho/…), a --config_file or --dataset_config (.toml), the
+    popup's .json, or the metadata of a finished LoRA (.safetensors)."""
+    from lorac.migrate.importing import import_path
+    from lorac.migrate.write import write
+
+    write(import_path(path, reg, output), output, force)
+
+
 @main.command(short_help="Train and write what is not built yet.")
 @recipe_options
 @store_option
@@ -262,11 +292,13 @@ def inspect(file: Path, as_json: bool) -> None:
 
 
 @main.command(short_help="Print the JSON Schema of recipes.")
-def schema() -> None:
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print all keys as a page for people.")
+def schema(as_markdown: bool) -> None:
     """Print the JSON Schema of recipes, for editors."""
     from lorac.recipe.jsonschema import json_schema
+    from lorac.recipe.keys import markdown
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    click.echo(markdown() if as_markdown else json.dumps(json_schema(), indent=2), nl=not as_markdown)
 
 
 @main.command(short_help="Print a shell's completion script.")

@@ -9,24 +9,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorac.captions import apply, decode_caption, joined
+from lorac.captions import decode_caption, joined
 from lorac.errors import InputError, Problem
 from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.sd.tokenizer import Tokenizer
+from lorac.wildcards import final, showings
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture, the caption as written (None without a file), and the tags that are trained."""
+    """A picture, the caption as written (None without a file), the final one, and the tags of each way to show it."""
 
     picture: Picture
     raw: str | None
-    tags: tuple[str, ...]
+    text: str
+    readings: tuple[tuple[str, ...], ...]
 
     @property
-    def text(self) -> str:
-        return joined(self.tags)
+    def tags(self) -> tuple[str, ...]:
+        """Those of the first reading."""
+        return self.readings[0]
+
+    def longest(self) -> tuple[int, tuple[str, ...]]:
+        """(tokens, tags) of the reading with the most tokens."""
+        encode = Tokenizer().encode
+        return max(((len(encode(joined(tags))), tags) for tags in self.readings), key=lambda found: found[0])
 
 
 @dataclass(frozen=True)
@@ -61,25 +69,33 @@ def _captioned(recipe: Recipe, spec: PictureSet, problems: list[Problem]) -> Ite
         return
     for picture in found:
         try:
-            raw = None if picture.caption_path is None else decode_caption(Path(picture.caption_path).read_bytes())
+            written = picture.caption_path
+            raw = None if written is None else decode_caption(Path(written).read_bytes(), rules.wildcard)
+            text = final(rules, spec.caption or "" if raw is None else raw)
+            lines = showings(text, rules.separator, rules.wildcard)
         except (ValueError, OSError) as error:
             cause, _, remedy = str(error).partition("; ")
-            problems.append(Problem(shown_path(str(picture.caption_path)), f"the caption {cause}", remedy))
+            problems.append(Problem(shown_path(written or picture.path), f"the caption {cause}", remedy))
             continue
-        yield Captioned(picture, raw, apply(rules, spec.caption or "" if raw is None else raw))
+        yield Captioned(picture, raw, text, tuple(shown.tags for line in lines for shown in line))
 
 
 def caption_lines(recipe: Recipe) -> list[str]:
-    """Every final caption behind its number of tokens; what is behind the limit is shown as cut off."""
-    encode, limit = Tokenizer().encode, recipe.train.max_token_length
+    """Every final caption behind its number of tokens; what is behind the limit is shown as cut off.
+
+    Of a caption with choices the number is that of its longest reading.
+    """
+    limit = recipe.train.max_token_length
     lines = [f"{recipe.name}: tokens (cut off at {limit}), picture, final caption"]
     for folder in folders(recipe):
         for captioned in folder.pictures:
-            count = len(encode(captioned.text))
-            lines.append(f"{count:5}  {folder.label}/{captioned.picture.name}  {captioned.text}")
+            count, tags = captioned.longest()
+            first, *more = captioned.text.split("\n")
+            lines.append(f"{count:5}  {folder.label}/{captioned.picture.name}  {first}")
+            lines += [f"       or  {line}" for line in more]
             if count > limit:
-                kept = fitting(captioned.tags, limit)
-                lines.append(f"       cut off, in the order written: {joined(captioned.tags[kept:])}")
+                kept = fitting(tags, limit)
+                lines.append(f"       cut off, in the order written: {joined(tags[kept:])}")
     return lines
 
 

@@ -3,39 +3,65 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from lorac.graph.lower import bucketing, training_resolution
-from lorac.kinds.image import Bucketing, Refused, upright_size
+from lorac.kinds.image import Bucketing, Refused, header
 from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.base import BaseFacts, base_facts
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import BUILTIN_BASE
+from lorac.train.schedule import validation_timesteps
+from lorac.wildcards import final
 
 FILES_SHOWN = 4
 """How many of the files of a run are named before the list is cut."""
 
 
 @dataclass(frozen=True)
+class Set:
+    """One source or regularisation folder. `held_out` are the numbers of its pictures that are only validated."""
+
+    spec: PictureSet
+    pictures: Sequence[Picture]
+    held_out: frozenset[int] = frozenset()
+
+    @property
+    def trained(self) -> list[Picture]:
+        return [picture for number, picture in enumerate(self.pictures) if number not in self.held_out]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What the headers of the pictures say: samples per bucket, and the pictures whose alpha nobody chose."""
+
+    buckets: Counter[str] = field(default_factory=Counter)
+    transparent: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
 class Run:
     """The figures of one recipe. `order` are the regularisation pictures of an epoch, one for each sample."""
 
-    sources: Sequence[tuple[PictureSet, Sequence[Picture]]]
-    regularisation: Sequence[tuple[PictureSet, Sequence[Picture]]]
+    sources: Sequence[Set]
+    regularisation: Sequence[Set]
     samples: int
     order: Sequence[int]
-    buckets: Mapping[str, int]
-    batches: int
-    steps: int
+    looks: Looks
+    length: arithmetic.Length
+
+    @property
+    def held_out(self) -> int:
+        return sum(len(folder.held_out) for folder in self.sources)
 
 
 def lines(recipe: Recipe) -> list[str]:
     """The plan of one recipe, a fact per line. Raises InputError for folders that cannot be used."""
     facts = base_facts(recipe.train.base, recipe.where("train.base"))
     run = _run(recipe, facts)
-    rows = [*_data_rows(run), *_training_rows(recipe, run), ("files", _files(recipe, run))]
+    rows = [*_data_rows(recipe, run), *_training_rows(recipe, run), ("files", _files(recipe, run))]
     base = recipe.train.base if recipe.train.base == BUILTIN_BASE else shown_path(recipe.train.base)
     rows.insert(0, ("base", f"{base}, {training_resolution(recipe, facts)} px"))
     return [f"  {name:<15} {text}" for name, text in rows]
@@ -44,66 +70,124 @@ def lines(recipe: Recipe) -> list[str]:
 def _run(recipe: Recipe, facts: BaseFacts) -> Run:
     train, extension = recipe.train, recipe.caption.extension
     sources, classes = (
-        [(spec, pictures(spec.path, extension, spec.where)) for spec in specs]
+        [Set(spec, pictures(spec.path, extension, spec.where)) for spec in specs]
         for specs in (recipe.sources, recipe.regularisation)
     )
-    shown = [picture for spec, folder in sources for picture in folder for _ in range(spec.repeats)]
-    samples = len(shown)
-    class_pictures = [(picture, spec.repeats) for spec, folder in classes for picture in folder]
-    order = arithmetic.regularisation_order([repeats for _, repeats in class_pictures], samples)
-    shown += [class_pictures[index][0] for index in order]
-    buckets = bucket_sizes(recipe, facts, shown)
-    batches = arithmetic.batches_per_epoch(buckets.values(), train.batch_size)
-    steps = arithmetic.total_steps(train.epochs, train.steps, batches)
-    return Run(sources, classes, samples, order, buckets, batches, steps)
-
-
-def _data_rows(run: Run) -> list[tuple[str, str]]:
-    rows = []
-    for spec, folder in run.sources:
-        count = len(folder)
-        rows.append(("source", f"{shown_path(spec.path)}: {count} x {spec.repeats} repeats = {count * spec.repeats}"))
-    rows += [
-        ("regularisation", f"{shown_path(spec.path)}: {len(found)} pictures") for spec, found in run.regularisation
+    split, seed = recipe.validation.split, recipe.validation.seed
+    seed = train.seed if seed is None else seed
+    sources = [
+        Set(s.spec, s.pictures, arithmetic.held_out(len(s.pictures), split, seed, number))
+        for number, s in enumerate(sources)
     ]
+    shown = [(picture, s.spec) for s in sources for picture in s.trained for _ in range(s.spec.repeats)]
+    samples = len(shown)
+    class_pictures = [(picture, s.spec) for s in classes for picture in s.pictures]
+    order = arithmetic.regularisation_order([spec.repeats for _, spec in class_pictures], samples)
+    shown += [class_pictures[index] for index in order]
+    looks = _looks(recipe, facts, shown)
+    accumulation = train.gradient_accumulation_steps
+    length = arithmetic.run_length(looks.buckets.values(), train.batch_size, accumulation, train.epochs, train.steps)
+    return Run(sources, classes, samples, order, looks, length)
+
+
+def _data_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
+    rows = []
+    for folder in run.sources:
+        count, spec = len(folder.trained), folder.spec
+        text = f"{shown_path(spec.path)}: {count} x {spec.repeats} repeats = {count * spec.repeats}"
+        rows.append(("source", text + _held_out(folder) + _masked(spec)))
+    for folder in run.regularisation:
+        text = f"{shown_path(folder.spec.path)}: {len(folder.pictures)} pictures"
+        rows.append(("regularisation", text + _masked(folder.spec)))
     if run.regularisation:
         rows.append(("", f"matched one to one: {len(run.order)} regularisation samples beside {run.samples}"))
-    return rows
+    return rows + [("unusable", text) for text in _unusable(recipe, run)]
+
+
+def _held_out(folder: Set) -> str:
+    return f", {len(folder.held_out)} of {len(folder.pictures)} held out" if folder.held_out else ""
+
+
+def _masked(spec: PictureSet) -> str:
+    return ", loss masked by opacity" if spec.alpha_mask else ""
+
+
+def _unusable(recipe: Recipe, run: Run) -> list[str]:
+    """What a build would refuse, as far as it can be seen without reading every picture."""
+    found = []
+    if count := len(run.looks.transparent):
+        found.append(f"{count_of(count, 'picture')} may have transparent parts, with no alpha in the recipe for them")
+    if count := sum(
+        map(len, (missing_captions(recipe, s.spec, s.pictures) for s in (*run.sources, *run.regularisation)))
+    ):
+        found.append(f"{count_of(count, 'picture')} without a caption, and no trigger words instead")
+    return found
+
+
+def missing_captions(recipe: Recipe, spec: PictureSet, found: Sequence[Picture]) -> list[Picture]:
+    """The pictures that have neither a text file nor anything that stands for it."""
+    if recipe.tagger.model is not None or final(recipe.rules(spec), spec.caption or ""):
+        return []
+    return [picture for picture in found if picture.caption_path is None]
 
 
 def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
-    train, network = recipe.train, recipe.network
-    epochs = run.steps / run.batches
-    views = " or ".join(f"{count:g}" for count in sorted({spec.repeats * epochs for spec in recipe.sources}))
+    train, network, length = recipe.train, recipe.network, run.length
+    epochs = length.steps / length.steps_per_epoch
+    views = " or ".join(_number(count) for count in sorted({spec.repeats * epochs for spec in recipe.sources}))
     targets = " and ".join({"unet": "U-Net", "text_encoder": "text encoder"}[target] for target in network.targets)
-    warmup = arithmetic.warmup_steps(train.lr_warmup_steps, run.steps)
-    return [
-        ("epoch", f"{run.batches} steps of batch {train.batch_size}, {run.samples + len(run.order)} samples"),
-        ("run", f"{run.steps} steps = {epochs:g} epochs; a training picture is seen {views} times"),
-        ("buckets", ", ".join(f"{size} ({count})" for size, count in sorted(run.buckets.items()))),
+    warmup = arithmetic.warmup_steps(train.lr_warmup_steps, length.steps)
+    together = train.gradient_accumulation_steps
+    batches = f"{together} batches of {train.batch_size}" if together > 1 else f"batch {train.batch_size}"
+    rows = [
+        ("epoch", f"{length.steps_per_epoch} steps of {batches}, {run.samples + len(run.order)} samples"),
+        ("run", f"{length.steps} steps = {count_of(epochs, 'epoch')}; a training picture is seen {views} times"),
+        ("buckets", ", ".join(f"{size} ({count})" for size, count in sorted(run.looks.buckets.items()))),
         ("learning rate", f"U-Net {train.unet_lr:g}, text encoder {train.text_encoder_lr:g}"),
         ("", f"{train.lr_scheduler}, {warmup} steps of warm-up"),
         ("network", f"dim {network.dim}, alpha {network.alpha:g}, {targets}"),
     ]
+    if train.flip_aug:
+        rows.insert(1, ("", "pictures are mirrored half of the times"))
+    if recipe.validation.split:
+        at = validation_timesteps(recipe.loss.min_timestep, recipe.loss.max_timestep)
+        text = f"{count_of(run.held_out, 'picture')} held out of training, measured at timesteps"
+        rows.append(("validation", f"{text} {', '.join(map(str, at))}"))
+    return rows
+
+
+def _number(value: float) -> str:
+    """At most two digits behind the point, none of them for nothing: `3`, `0.17`."""
+    return f"{value:.2f}".rstrip("0").rstrip(".") if value >= 0.01 else "under 0.01"
+
+
+def count_of(count: float, noun: str) -> str:
+    """`1 epoch`, `2.5 epochs`."""
+    number = _number(count) if count else "no"
+    return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
 
 
 def _files(recipe: Recipe, run: Run) -> str:
-    saved = arithmetic.saved_epochs(run.steps, run.batches, recipe.train.save_every_n_epochs)
+    saved = arithmetic.saved_epochs(run.length.steps, run.length.steps_per_epoch, recipe.train.save_every_n_epochs)
     numbered = [f"{recipe.name}-{n:06d}.safetensors" for n in saved]
     if len(numbered) > FILES_SHOWN:
         numbered[FILES_SHOWN - 1 : -1] = ["…"]
     return ", ".join([*numbered, f"{recipe.name}.safetensors"])
 
 
-def bucket_sizes(recipe: Recipe, facts: BaseFacts, shown: Sequence[Picture]) -> Counter[str]:
-    """Samples per bucket, from the pictures' headers; "unusable" counts those that a build would refuse."""
+def _looks(recipe: Recipe, facts: BaseFacts, shown: Sequence[tuple[Picture, PictureSet]]) -> Looks:
+    """From the pictures' headers; the bucket "unusable" counts samples that a build would refuse."""
     settings = Bucketing(**bucketing(recipe, facts))  # type: ignore[arg-type]
-    buckets: Counter[str] = Counter()
-    for path, count in Counter(picture.path for picture in shown).items():
+    looks = Looks()
+    undecided = {picture.path for picture, spec in shown if spec.alpha is None}
+    for path, count in Counter(picture.path for picture, _ in shown).items():
         try:
-            bucket = settings.place(*upright_size(path))[1]
+            size, transparent = header(path)
+            bucket = settings.place(*size)[1]
         except Refused:
-            buckets["unusable"] += count
-        else:
-            buckets["x".join(map(str, bucket))] += count
-    return buckets
+            looks.buckets["unusable"] += count
+            continue
+        looks.buckets["x".join(map(str, bucket))] += count
+        if transparent and path in undecided:
+            looks.transparent.add(path)
+    return looks

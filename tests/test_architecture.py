@@ -28,6 +28,7 @@ ALLOWED = {
     "sd": {"errors", "rng", "kernels"},
     "kernels": set(),
     "train": {"errors", "rng", "captions", "recipe", "sd", "kernels"},
+    "migrate": {"errors", "captions", "listing", "recipe", "sd"},
     "report": {"errors", "digest"},
     "mini": {"errors", "rng", "sd"},
 }

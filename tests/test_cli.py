@@ -23,7 +23,7 @@ from tests.tiny import draw_pictures, make_project
 
 ROOT = Path(__file__).parent.parent
 RIHO = ROOT / "recipes" / "riho_head.toml"
-VERBS = ["build", "plan", "why", "check", "captions", "graph", "inspect", "schema", "completion"]
+VERBS = ["init", "import", "build", "plan", "why", "check", "captions", "graph", "inspect", "schema", "completion"]
 KINDS = {
     "base", "weights", "source", "image", "caption", "tokens", "latent", "schedule", "train", "export", "sample",
     "report",
@@ -551,6 +551,10 @@ FINDINGS: list[tuple[str, dict[str, str], str | None, str]] = [
     ),
     ("L006", {"source[0].repeats": "10"}, None, r"2 regularisation pictures fill 30 samples an epoch"),
     ("L007", {"train.learning_rate": "1e-3"}, None, r"above 0.0005: such runs diverge; lower alpha"),
+    ("L010", {"caption.keep_tokens_separator": "///"}, None, r'L010 the mark "///" is in no caption'),
+    ("L011", {}, "{red|blue} hat", r"絵 00.txt: L011 the caption has a choice .*; set caption.enable_wildcard = true"),
+    ("L011", {}, "hat ||| cat", r'L011 the caption has the mark |||.*; set caption.keep_tokens_separator = "|||"'),
+    ("L012", {"validation.split": "0.2"}, None, r"a split of 0.2 holds out no picture of 3; raise it"),
 ]
 
 
@@ -558,6 +562,48 @@ def check(settings: dict[str, str]) -> tuple[int, list[str]]:
     sets = [part for key, value in {**QUIET, **settings}.items() for part in ("--set", f"{key}={value}")]
     done = lorac("check", "recipe.toml", *sets)
     return done.exit_code, done.stdout.splitlines()
+
+
+def test_check_and_plan_name_what_a_build_would_refuse(fresh: Path) -> None:
+    """Transparent parts without alpha, and pictures without a caption; a tagger would write those."""
+    cut = Image.new("RGBA", (72, 64), "red")
+    cut.save(fresh / "pictures" / "opaque.png")
+    cut.putpixel((3, 3), (0, 0, 0, 0))
+    cut.save(fresh / "pictures" / "cut.png")
+    silent = {"source[0].trigger": "[]"}
+    lines = check(silent)[1]
+    assert any(
+        re.search(r"toml:3: L008 1 of 5 pictures .* first pictures/cut.png; .* alpha = \"white\"", x) for x in lines
+    )
+    assert any(
+        re.search(r"toml:3: L009 2 of 5 pictures have no caption, first pictures/cut.png; write .txt", x) for x in lines
+    )
+    text = output("plan", "recipe.toml", "--set", "source[0].trigger=[]")
+    assert "unusable        2 pictures may have transparent parts, with no alpha" in text
+    assert "unusable        2 pictures without a caption" in text
+    settled = {"source[0].alpha": "drop"}
+    assert check(settled) == (0, [])
+    assert "unusable" not in output("plan", "recipe.toml", "--set", "source[0].alpha=drop")
+
+
+def test_plan_shows_accumulation_validation_and_whole_numbers(fresh: Path) -> None:
+    sets = [
+        "train.gradient_accumulation_steps=4",
+        "validation.split=0.4",
+        "train.flip_aug=true",
+        "source[0].alpha_mask=true",
+    ]
+    text = output("plan", "recipe.toml", *(part for one in sets for part in ("--set", one)))
+    for row in (
+        r"source +pictures: 2 x 2 repeats = 4, 1 of 3 held out, loss masked by opacity",
+        r"epoch +2 steps of 4 batches of 1, 8 samples",
+        r"pictures are mirrored half of the times",
+        r"run +4 steps = 2 epochs; a training picture is seen 4 times",
+        r"validation +1 picture held out of training, measured at timesteps 200, 400, 600, 800",
+    ):
+        assert re.search(rf"^  .*{row}$", text, re.MULTILINE), (row, text)
+    for steps, epochs in ((12, "1 epoch;"), (1, "0.08 epochs;"), (16, "1.33 epochs;")):
+        assert f"= {epochs}" in output("plan", "recipe.toml", "--set", f"train.steps={steps}")
 
 
 @pytest.mark.parametrize(("code", "settings", "caption", "pattern"), FINDINGS)

@@ -8,18 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import safetensors
 import safetensors.torch
 import torch
 
 from lorac.errors import TrainingDiverged
-from lorac.export import Facts, Folder, lora_file, metadata, sidecar
+from lorac.export import lora_file, sidecar
+from lorac.metadata import OPTIMISERS, Facts, Folder, metadata
 from lorac.recipe.recipe import PictureSet, Recipe
-from lorac.recipe.schema import Caption, Loss, Network, Output, Sample, Tagger, Train, Validation
+from lorac.recipe.schema import SECTIONS, Caption, Loss, Network, Output, Sample, Tagger, Train, Validation, keys
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.tokenizer import chunk
 from lorac.train.schedule import Summary
+from tests.loras import delta, fill
 from tests.small import base, diffusers_unet, transformers_text_model
 
 RECIPE = Recipe(
@@ -55,16 +58,19 @@ FACTS = Facts(
 )
 
 
-def trained(seed: int = 5) -> tuple[Any, Any, LoRANetwork]:
+SETTINGS = {
+    "plain": NetworkSettings(4, 2.0),
+    "rslora": NetworkSettings(8, 2.0, rslora=True),
+    "locon": NetworkSettings(4, 2.0, conv_dim=2, conv_alpha=1.0),
+    "blocks": NetworkSettings(4, 2.0, block_dims=(0, 3) + (0, 2) * 11 + (5,), block_alphas=(0.5,) * 25),
+}
+
+
+def trained(seed: int = 5, settings: NetworkSettings = SETTINGS["plain"]) -> tuple[Any, Any, LoRANetwork]:
     """A base with a LoRA whose factors are as after training."""
     unet, text_encoder = base()
-    lora = LoRANetwork(unet, text_encoder, NetworkSettings(4, 2.0), merged=True)
-    generator = torch.Generator().manual_seed(seed)
-    state = {
-        name: tensor if tensor.dim() == 0 else (torch.randn(tensor.shape, generator=generator) * 0.1)
-        for name, tensor in sorted(lora.state().items())
-    }
-    lora.load_state(state)
+    lora = LoRANetwork(unet, text_encoder, settings)
+    fill(lora, seed, 0.1)
     return unet, text_encoder, lora
 
 
@@ -73,13 +79,14 @@ def exported() -> bytes:
     return lora_file(trained()[2].state(), metadata(RECIPE, FACTS), "fp32")
 
 
-def test_diffusers_loads_the_file_and_gives_our_output(exported: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_diffusers_loads_the_file_and_gives_our_output(kind: str, tmp_path: Path) -> None:
     """Its own `load_lora_weights`, U-Net and text encoder."""
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
     path = tmp_path / "riho.safetensors"
-    path.write_bytes(exported)
-    unet, text_encoder, lora = trained()
+    unet, text_encoder, lora = trained(settings=SETTINGS[kind])
+    path.write_bytes(lora_file(lora.state(), {}, "fp32"))
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
     ids = torch.tensor(chunk(list(range(1000, 1100)), 150))
     with torch.no_grad():
@@ -105,6 +112,60 @@ def test_diffusers_loads_the_file_and_gives_our_output(exported: bytes, tmp_path
     assert (ours - bare).norm() > 0.05 * bare.norm()
     assert (states - their_states).norm() <= 1e-4 * their_states.norm()
     assert (ours - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_a_dora_file_means_to_web_uis_what_was_trained(tmp_path: Path) -> None:
+    """The weight that A1111, Forge, InvokeAI and ComfyUI compute from the file is the one that our layers have."""
+    settings = NetworkSettings(4, 2.0, dora=True, rslora=True, conv_dim=2)
+    unet, text_encoder = base()
+    lora = LoRANetwork(unet, text_encoder, settings)
+    fill(lora)
+    file = safetensors.torch.load(lora_file(lora.state() | {"updates": torch.zeros(())}, {}, "fp32"))
+    suffixes = {name.partition(".")[2] for name in file}
+    assert suffixes == {"lora_down.weight", "lora_up.weight", "alpha", "dora_scale"}
+    assert len(file) == 4 * 350
+    for adapter in lora.adapters()[::7]:
+        name, target = adapter.target.name, adapter.target
+        layer: Any = {"unet": unet, "text_encoder": text_encoder}[target.part].get_submodule(target.path)
+        weight = layer.weight.double()
+        # apply_weight_decompose (A1111), weight_decompose (ComfyUI, Forge), DoRALayer (InvokeAI)
+        merged = weight + delta(file, name).view(weight.shape)
+        norm = merged.transpose(0, 1).reshape(merged.shape[1], -1).norm(dim=1, keepdim=True)
+        norm = norm.reshape(merged.shape[1], *[1] * (merged.dim() - 1)).transpose(0, 1)
+        scale = file[f"{name}.dora_scale"].double()
+        assert scale.shape[0] == 1 != merged.shape[0], "ComfyUI would take it for one of rows"
+        expected = merged * (scale / norm)
+        x = torch.randn(2, 3, *weight.shape[1:2]) if weight.dim() == 2 else torch.randn(2, weight.shape[1], 5, 4)
+        if isinstance(layer, torch.nn.Conv2d):
+            theirs = torch.nn.functional.conv2d(x.double(), expected, None, layer.stride, layer.padding)
+        else:
+            x = x.flatten(2).mT if x.dim() == 4 else x
+            theirs = x.double() @ expected.flatten(1).T
+        with torch.no_grad():
+            ours = layer(x).double()
+        if layer.bias is not None:
+            theirs += layer.bias.double().view(-1, *[1] * (ours.dim() - 2) * isinstance(layer, torch.nn.Conv2d))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_diffusers_takes_a_dora_file_without_its_magnitudes() -> None:
+    """Its loader of kohya's names drops `dora_scale` and says so; nothing here can change that."""
+    from diffusers import StableDiffusionPipeline
+
+    lora = LoRANetwork(*base(), NetworkSettings(4, 2.0, dora=True))
+    found, _ = StableDiffusionPipeline.lora_state_dict(safetensors.torch.load(lora_file(lora.state(), {}, "fp32")))
+    assert len(found) == 264 * 2 and not any("magnitude" in name or "dora" in name for name in found)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_an_alpha_that_is_rounded_keeps_its_scale(precision: Any) -> None:
+    lora = LoRANetwork(*base(), NetworkSettings(3, 0.7, rslora=True))
+    state = fill(lora)
+    file = safetensors.torch.load(lora_file(lora.state(), {}, precision))
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    assert file[f"{name}.alpha"] != state[f"{name}.alpha"]
+    ours, theirs = delta(state, name), delta(file, name)
+    assert abs((theirs * ours).sum() / (ours * ours).sum() - 1) < 2e-4
 
 
 def test_the_table_holds_792_tensors_and_nothing_else(exported: bytes) -> None:
@@ -194,8 +255,7 @@ def test_an_alias_cannot_break_the_prompt_syntax() -> None:
 
 def test_without_metadata_nothing_about_the_pictures_is_written() -> None:
     recipe = replace(RECIPE, output=Output(name="riho", metadata=False))
-    texts = metadata(recipe, FACTS)
-    assert set(texts) == {
+    needed = {
         "modelspec.architecture",
         "modelspec.implementation",
         "modelspec.prediction_type",
@@ -207,6 +267,151 @@ def test_without_metadata_nothing_about_the_pictures_is_written() -> None:
         "ss_network_module",
         "ss_v2",
     }
+    assert set(metadata(recipe, FACTS)) == needed
+    network = Network(dim=4, alpha=2.0, conv_dim=2)
+    assert set(metadata(replace(recipe, network=network), FACTS)) == needed | {"ss_network_args"}
+
+
+def test_tags_are_left_out_on_demand() -> None:
+    recipe = replace(RECIPE, output=Output(name="riho", tag_frequency=False))
+    texts = metadata(recipe, FACTS)
+    assert texts.keys() == metadata(RECIPE, FACTS).keys() - {"ss_tag_frequency"}
+    assert "smile" not in json.dumps(texts)
+
+
+KOHYA = Path(__file__).parent / "cases" / "kohya_metadata.txt"
+"""The metadata of a file that sd-scripts 48d368fa wrote for SD1.5: `name = value`."""
+NOT_WRITTEN = {
+    # Times, machines and random numbers: equal builds would give different bytes.
+    "modelspec.date",
+    "modelspec.implementation_version",
+    "ss_sd_scripts_commit_hash",
+    "ss_session_id",
+    "ss_training_finished_at",
+    "ss_training_started_at",
+    # Nothing that lorac has.
+    "ss_color_aug",
+    "ss_face_crop_aug_range",
+    "ss_random_crop",
+    "ss_resize_interpolation",
+    "ss_max_validation_steps",
+    "ss_validate_every_n_epochs",
+    "ss_validate_every_n_steps",
+    # How a run was computed, which may differ from machine to machine.
+    "ss_cache_latents",
+    "ss_fp8_base",
+    "ss_fp8_base_unet",
+    "ss_full_fp16",
+    "ss_gradient_checkpointing",
+    "ss_lowram",
+    "ss_mixed_precision",
+    # Given up by web UIs long ago: of 64 kB of the base, and of the file.
+    "ss_sd_model_hash",
+    "sshs_legacy_hash",
+}
+
+
+def test_all_that_sd_scripts_writes_is_written_or_left_out_on_purpose() -> None:
+    lines = KOHYA.read_text("utf-8").splitlines()
+    theirs = dict(line.split(" = ", 1) for line in lines)
+    ours = header(lora_file({"lora_unet_x.alpha": torch.tensor(2.0)}, metadata(RECIPE, FACTS), "fp16"))
+    assert theirs.keys() - ours.keys() == NOT_WRITTEN
+    assert ours.keys() - theirs.keys() == {
+        "lorac.recipe_hash",
+        "modelspec.description",
+        "modelspec.encoder_layer",
+        "modelspec.hash_sha256",
+        "modelspec.trigger_phrase",
+    }
+
+
+def test_defaults_are_spelt_as_sd_scripts_spells_them() -> None:
+    """Its file was written with defaults too, but for what the run decides."""
+    theirs = dict(line.split(" = ", 1) for line in KOHYA.read_text("utf-8").splitlines())
+    recipe = replace(RECIPE, caption=Caption(), network=Network(), train=Train(epochs=1), output=Output(name="riho"))
+    ours = metadata(recipe, FACTS)
+    decided = {
+        *("modelspec.resolution", "modelspec.title", "ss_batch_size_per_device", "ss_bucket_info", "ss_clip_skip"),
+        *("ss_dataset_dirs", "ss_enable_bucket", "ss_epoch", "ss_lr_warmup_steps", "ss_max_bucket_reso"),
+        *("ss_max_train_steps", "ss_min_bucket_reso", "ss_network_alpha", "ss_network_dim", "ss_new_sd_model_hash"),
+        *("ss_num_batches_per_epoch", "ss_num_epochs", "ss_num_reg_images", "ss_num_train_images", "ss_output_name"),
+        *("ss_reg_dataset_dirs", "ss_resolution", "ss_sd_model_name", "ss_seed", "ss_steps", "ss_tag_frequency"),
+    }
+    same = (theirs.keys() & ours.keys()) - decided
+    assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
+    assert len(same) > 35
+
+
+@pytest.mark.parametrize("section", [name for name in SECTIONS if name not in ("source", "regularisation")])
+def test_each_setting_is_told_under_the_name_in_the_schemas_table(section: str) -> None:
+    """A value that no default has comes through as it stands."""
+    odd: dict[str, Any] = {}
+    for name, about in keys(SECTIONS[section]).items():
+        default = getattr(getattr(RECIPE, section), name)
+        if about["metadata"]:
+            odd[name] = not default if isinstance(default, bool) else "odd" if isinstance(default, str) else 37
+    recipe = replace(RECIPE, **{section: msgspec.structs.replace(getattr(RECIPE, section), **odd)})
+    texts = metadata(recipe, FACTS)
+    assert {name: texts[keys(SECTIONS[section])[name]["metadata"]] for name in odd} == {
+        name: str(value) for name, value in odd.items()
+    }
+
+
+def test_network_arguments_are_kohyas() -> None:
+    network = Network(
+        dim=4,
+        conv_dim=2,
+        conv_alpha=1.5,
+        rank_dropout=0.1,
+        block_dims=(1,) * 25,
+        down_lr_weight=(0.0,) * 11 + (1.0,),
+        mid_lr_weight=0.5,
+    )
+    train = Train(epochs=1, loraplus_lr_ratio=16.0)
+    texts = metadata(replace(RECIPE, network=network, train=train), FACTS)
+    assert texts["ss_network_module"] == "networks.lora"
+    assert json.loads(texts["ss_network_args"]) == {
+        "conv_dim": "2",
+        "conv_alpha": "1.5",
+        "rank_dropout": "0.1",
+        "block_dims": ",".join("1" * 25),
+        "down_lr_weight": "0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0",
+        "mid_lr_weight": "0.5",
+        "loraplus_lr_ratio": "16.0",
+    }
+    assert "ss_network_args" not in metadata(RECIPE, FACTS)
+
+
+def test_dora_is_lycoriss_to_kohya() -> None:
+    texts = metadata(replace(RECIPE, network=Network(dora=True, rslora=True)), FACTS)
+    assert texts["ss_network_module"] == "lycoris.kohya"
+    arguments = json.loads(texts["ss_network_args"])
+    assert arguments == {"rs_lora": "True", "algo": "lora", "dora_wd": "True", "wd_on_output": "False"}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_the_optimiser_is_its_class_and_what_was_given_to_it(name: Any) -> None:
+    module, _, cls = OPTIMISERS[name].rpartition(".")
+    # As get_optimizer of train_util.py names it: the module that the class says it is from.
+    found = getattr(pytest.importorskip(module), cls)
+    assert f"{found.__module__}.{found.__name__}" == OPTIMISERS[name]
+    plain = metadata(replace(RECIPE, train=Train(epochs=1, optimizer=name)), FACTS)["ss_optimizer"]
+    assert plain == OPTIMISERS[name]
+    train = Train(epochs=1, optimizer=name, weight_decay=0.1, betas=(0.9, 0.99), optimizer_args={"d_coef": 2})
+    given = metadata(replace(RECIPE, train=train), FACTS)["ss_optimizer"]
+    assert given == f"{OPTIMISERS[name]}(weight_decay=0.1,betas=(0.9, 0.99),d_coef=2)"
+
+
+def test_what_the_base_predicts_is_told() -> None:
+    texts = metadata(RECIPE, replace(FACTS, v_parameterization=True, zero_terminal_snr=True))
+    assert (texts["modelspec.prediction_type"], texts["ss_zero_terminal_snr"]) == ("v", "True")
+    assert metadata(RECIPE, FACTS)["modelspec.prediction_type"] == "epsilon"
+
+
+def test_batches_of_accumulated_steps_count_as_kohya_counts_them() -> None:
+    train = Train(epochs=1, batch_size=2, gradient_accumulation_steps=3)
+    texts = metadata(replace(RECIPE, train=train), FACTS)
+    assert (texts["ss_batch_size_per_device"], texts["ss_total_batch_size"]) == ("2", "6")
 
 
 def test_the_header_stays_below_what_comfyui_shows() -> None:

@@ -21,11 +21,18 @@ from tests.small import base, randomise
 
 
 def gradients(
-    merged: bool, rank: int, size: tuple[int, int], batch: int, tokens: int, parts: tuple[str, ...]
+    merged: bool,
+    rank: int,
+    size: tuple[int, int],
+    batch: int,
+    tokens: int,
+    parts: tuple[str, ...],
+    settings: NetworkSettings | None = None,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """(loss, gradients by kohya's names, their norm) of one step."""
     unet, text_encoder = base()
-    lora = LoRANetwork(unet, text_encoder, NetworkSettings(rank, 2.0 * rank), merged=merged)
+    lora = LoRANetwork(unet, text_encoder, settings or NetworkSettings(rank, 2.0 * rank), merged=merged)
+    assert lora.merged is merged
     generator = torch.Generator().manual_seed(2)
     lora.load_state(
         {
@@ -66,6 +73,26 @@ def test_every_gradient_equals_that_of_the_added_form(
     for name, gradient in expected.items():
         assert (ours[name] - gradient).norm() <= 2e-5 * gradient.norm() + 1e-8 * norm, name
         assert gradient.any() == ours[name].any(), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        NetworkSettings(3, 2.0, block_dims=tuple(1 + n % 3 for n in range(25)), block_alphas=(0.5, *range(1, 25))),
+        NetworkSettings(3, 2.0, block_dims=(4, 4, 0, 4, 2) + (4, 0) * 10, mid_lr_weight=0.0),
+        NetworkSettings(4, 2.0, rslora=True, loraplus_lr_ratio=4.0, down_lr_weight=(0.0,) * 6 + (0.5,) * 6),
+    ],
+)
+def test_gradients_of_networks_of_uneven_blocks(settings: NetworkSettings) -> None:
+    more = (4, (16, 16), 2, 75, ("unet", "text_encoder"), settings)
+    loss, ours, norm = gradients(True, *more)
+    expected_loss, expected, expected_norm = gradients(False, *more)
+    torch.testing.assert_close(loss, expected_loss)
+    torch.testing.assert_close(norm, expected_norm, rtol=1e-4, atol=0)
+    assert ours.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert gradient.any() == ours[name].any() == ("layers_11" not in name), name  # clip skip 2
+        assert (ours[name] - gradient).norm() <= 2e-5 * gradient.norm() + 1e-8 * norm, name
 
 
 def check(module: Callable[..., Tensor], operation: Any, *inputs: Tensor) -> None:

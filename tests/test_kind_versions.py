@@ -42,7 +42,7 @@ SOURCES = {
         "sd/safetensors.py",
         "rng.py",
     ],
-    "export": ["kinds/export.py", "export.py", "sd/safetensors.py"],
+    "export": ["kinds/export.py", "export.py", "metadata.py", "sd/safetensors.py"],
     "sample": [
         "kinds/sample.py",
         *MODEL,

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from lorac.errors import InputError
 from lorac.sd.lora import LoRANetwork, NetworkSettings
-from lorac.sd.lora_names import modules
+from tests.loras import fill
 from tests.small import base
 
 Base = tuple[torch.nn.Module, torch.nn.Module]
-CASES = Path(__file__).parent / "cases"
 
 
 @pytest.fixture(scope="module")
@@ -30,31 +26,6 @@ def run(models: Base, seed: int = 0) -> Tensor:
     ids = torch.randint(0, 49408, (1, 2, 77), generator=generator)
     output: Tensor = unet(torch.randn(1, 4, 16, 16, generator=generator), torch.tensor([500]), text_encoder(ids, 2))
     return output
-
-
-def fill(lora: LoRANetwork, seed: int = 3) -> None:
-    """Factors as after some training: `up` is not zero."""
-    generator = torch.Generator().manual_seed(seed)
-    lora.load_state(
-        {
-            name: tensor if tensor.dim() == 0 else torch.randn(tensor.shape, generator=generator) * 0.02
-            for name, tensor in sorted(lora.state().items())
-        }
-    )
-
-
-def test_names_and_shapes_are_those_of_a_file_that_sd_scripts_wrote(models: Base) -> None:
-    # kohya_keys.txt: every tensor of a rank-128 LoRA trained by sd-scripts on a 320-channel U-Net.
-    expected: dict[str, list[int]] = {}
-    for line in (CASES / "kohya_keys.txt").read_text("utf-8").splitlines():
-        name, shape = line.split("\t")
-        expected[name] = [int(n) for n in re.findall(r"\d+", shape)]
-    ours = LoRANetwork(*models, NetworkSettings(128, 128)).state()
-    assert ours.keys() == expected.keys()
-    assert {name: len(shape) for name, shape in expected.items()} == {name: t.dim() for name, t in ours.items()}
-    assert [target.part for target in modules(("unet", "text_encoder"))] == ["text_encoder"] * 72 + ["unet"] * 192
-    full = {name: shape for name, shape in expected.items() if not name.endswith("alpha")}
-    assert sum(torch.Size(shape).numel() for shape in full.values()) == 589_824 * 128
 
 
 def test_a_new_lora_changes_nothing(models: Base) -> None:

@@ -6,6 +6,7 @@ settings of a recipe down, so nearly everything is part of their keys.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,12 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "source.repeats": (3, {"schedule"} | WRITTEN),
     "source.trigger": (["another"], {"caption", "export"}),
     "source.alpha": ("black", IMAGES),
-    "source.alpha_mask": (None, set()),
+    "source.alpha_mask": (True, IMAGES | {"train"}),
     "regularisation.path": ("other", {"source", "export", "report"}),
     "regularisation.repeats": (3, {"schedule"} | WRITTEN),
     "regularisation.caption": ("1boy", {"caption"}),
     "regularisation.alpha": ("black", IMAGES),
-    "regularisation.alpha_mask": (None, set()),
+    "regularisation.alpha_mask": (True, IMAGES | {"train"}),
     "caption.extension": (".caption", {"source"} | WRITTEN),
     "caption.exclude": (["smile"], {"caption"} | WRITTEN),
     "caption.replace": ({"smile": "grin"}, {"caption"} | WRITTEN),
@@ -73,8 +74,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "train.clip_skip": (5, {"train", "sample"} | WRITTEN),
     "train.max_token_length": (150, {"schedule"} | WRITTEN),
     "train.save_every_n_epochs": (2, {"schedule"} | WRITTEN),
-    "caption.keep_tokens_separator": (None, set()),
-    "caption.enable_wildcard": (None, set()),
+    "caption.keep_tokens_separator": ("|||", {"caption", "tokens"} | WRITTEN),
+    "caption.enable_wildcard": (True, {"caption", "tokens"} | WRITTEN),
     "tagger.model": (None, set()),
     "tagger.sha256": (None, set()),
     "tagger.threshold": (None, set()),
@@ -96,8 +97,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "network.mid_lr_weight": (0.5, {"train"} | WRITTEN),
     "network.up_lr_weight": ([0.5] * 12, {"train"} | WRITTEN),
     "train.vae": (None, set()),
-    "train.bucket_list": (None, set()),
-    "train.flip_aug": (None, set()),
+    "train.bucket_list": ("2023", IMAGES | WRITTEN),
+    "train.flip_aug": (None, set()),  # it adds nodes: see below
     "train.latents": ("sample", {"train"} | WRITTEN),
     "train.gradient_accumulation_steps": (2, {"schedule"} | WRITTEN),
     "train.loraplus_lr_ratio": (16.0, {"train"} | WRITTEN),
@@ -130,8 +131,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "loss.ip_noise_gamma_random_strength": (True, {"train"} | WRITTEN),
     "loss.scale_v_pred_loss_like_noise_pred": (True, {"train"} | WRITTEN),
     "loss.v_pred_like_loss": (0.5, {"train"} | WRITTEN),
-    "validation.split": (None, set()),
-    "validation.seed": (None, set()),
+    "validation.split": (0.5, {"schedule"} | WRITTEN),
+    "validation.seed": (7, WRITTEN),
     "sample.prompts": (["another"], {"sample", "report"}),
     "sample.negative": ("ugly", {"sample", "report"}),
     "sample.strengths": ([0.5], {"sample", "report"}),
@@ -145,12 +146,13 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "output.comment": ("text", WRITTEN),
     "output.metadata": (False, {"export"}),
     "output.tag_frequency": (False, {"export"}),
-    "output.preferred_weight": (0.5, {"export"}),
+    "output.preferred_weight": (0.5, {"export", "sample"}),
     "output.negative": ("ugly", {"export"}),
     "output.notes": ("text", {"export"}),
     "output.precision": ("fp32", {"export"}),
 }
 NEEDED: dict[str, dict[str, object]] = {
+    "validation.split": {"validation.split": 0.9},
     "network.block_alphas": {"network.block_dims": [4] * 25},
     "network.conv_alpha": {"network.conv_dim": 4},
     "network.conv_block_alphas": {"network.conv_block_dims": [4] * 25},
@@ -228,6 +230,32 @@ def test_a_setting_is_in_the_keys_of_the_kinds_that_it_can_change(folder: Path, 
     assert changed == expected
 
 
+def test_mirrored_pictures_are_latents_of_their_own(folder: Path) -> None:
+    """flip_aug adds a latent node for each set; the plain latents keep their keys."""
+    before, after = graph(folder, {}), graph(folder, {"train.flip_aug": True})
+    old = Counter((node.kind, own(node)) for node in before.nodes)
+    added = Counter((node.kind, own(node)) for node in after.nodes) - old
+    assert Counter(kind for kind, _ in added.elements()) == {
+        "latent": 2,
+        **dict.fromkeys({"schedule", "train"} | WRITTEN, 1),
+    }
+    (train,) = (node for node in after.nodes if node.kind == "train")
+    mirrored = [train.inputs[f"flipped.{number}"].node for number in range(2)]
+    assert [dict(node.params) for node in mirrored] == [{"flip": True}] * 2
+    assert [dict(train.inputs[f"latent.{number}"].node.params) for number in range(2)] == [{}] * 2
+    assert [node.inputs["pixels"] for node in mirrored] == [
+        train.inputs[f"latent.{n}"].node.inputs["pixels"] for n in range(2)
+    ]
+
+
+def test_the_seed_of_validation_is_that_of_training_unless_given(folder: Path) -> None:
+    def seed(changes: dict[str, object]) -> object:
+        (schedule,) = (n for n in graph(folder, {"validation.split": 0.5, **changes}).nodes if n.kind == "schedule")
+        return schedule.params["validation_seed"]
+
+    assert (seed({}), seed({"train.seed": 7}), seed({"train.seed": 7, "validation.seed": 0})) == (23, 7, 0)
+
+
 def test_a_lora_to_go_on_from_is_an_input_of_training(folder: Path) -> None:
     plain = graph(folder, {})
     (folder / "old.safetensors").touch()
@@ -283,3 +311,24 @@ def test_held_out_pictures_are_measured_only_where_there_are_some(folder: Path) 
 def test_what_does_not_go_with_what_the_base_says_is_refused(folder: Path, setting: str) -> None:
     with pytest.raises(InputError, match=rf"r.toml:\d+: .*{setting}"):
         graph(folder, {f"loss.{setting}": True})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "strengths", "column"),
+    [
+        (None, [0.5, 0.7, 1.0], 1.0),
+        (None, [1.0, 0.5], 1.0),
+        (0.7, [0.5, 0.7, 1.0], 0.7),
+        (0.75, [0.5, 1.0], 1.0),
+        (0.6, [0.5, 1.0], 0.5),
+        (0.7, [0.0], 0.0),
+    ],
+)
+def test_the_preview_is_drawn_at_the_strength_that_web_uis_insert(
+    folder: Path, wanted: float | None, strengths: list[float], column: float
+) -> None:
+    settings: dict[str, object] = {"sample.strengths": strengths}
+    made = graph(folder, settings if wanted is None else settings | {"output.preferred_weight": wanted})
+    (params,) = (node.params for node in made.nodes if node.kind == "sample")
+    columns: Any = params["strengths"]
+    assert columns[params["preview"]] == column

@@ -7,6 +7,7 @@ import sys
 from array import array
 from collections import Counter
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from lorac.sd.tokenizer import Tokenizer
 from lorac.train.lr import Curve
-from lorac.train.schedule import Item, Schedule, Settings, Subset
+from lorac.train.schedule import Item, Schedule, Settings, Subset, Variant
 from lorac.train.slices import Slice, decode, encode
 
 SETTINGS = Settings(seed=23, lr_text=1e-4, lr_unet=2e-4, learning_rate=2e-4, epochs=1)
@@ -23,7 +24,7 @@ SETTINGS = Settings(seed=23, lr_text=1e-4, lr_unet=2e-4, learning_rate=2e-4, epo
 
 def item(tags: int = 4, bucket: tuple[int, int] = (64, 64), first: int = 100) -> Item:
     """A picture whose tag i is the id `first + i`, with 267 for the comma."""
-    return Item(bucket, [[first + i, 267] for i in range(tags)], [[first + i] for i in range(tags)])
+    return Item(bucket, [[Variant([[first + i, 267] for i in range(tags)], [[first + i] for i in range(tags)])]])
 
 
 def pictures(count: int, repeats: int = 1, regularisation: bool = False, tags: int = 4) -> Subset:
@@ -117,6 +118,29 @@ def test_caption_settings_change_neither_order_nor_noise() -> None:
     assert plain.ids != shuffled.ids
 
 
+def test_a_plain_schedule_has_the_bits_it_always_had() -> None:
+    """Recorded before marks, choices, mirroring, accumulation and validation came: a plain recipe draws as before."""
+    sets = [
+        Subset(3, False, [item(5, (64, 64 + 8 * (i % 3)), 100 * i) for i in range(7)]),
+        Subset(1, True, [item(3, first=1000 + i) for i in range(30)]),
+    ]
+    settings = replace(
+        SETTINGS,
+        epochs=3,
+        batch_size=2,
+        save_every_n_epochs=1,
+        shuffle_caption=True,
+        keep_tokens=1,
+        caption_dropout_rate=0.1,
+        caption_tag_dropout_rate=0.2,
+        prior_loss_weight=0.5,
+        lr_text=0.0,
+        lr_unet=1.0,
+    )
+    data = b"".join(encode(part) for part in Schedule(sets, settings).slices())
+    assert sha256(data).hexdigest() == "9bab96c05aa0181a5378ab9b0a39f078257bb42642c84a68e904a9ebc93d786f"
+
+
 def test_a_longer_run_begins_with_the_slices_of_a_shorter_one() -> None:
     short, long = (
         [encode(part) for part in Schedule([pictures(9)], replace(SETTINGS, epochs=n, save_every_n_epochs=1)).slices()]
@@ -131,14 +155,15 @@ def test_timesteps_and_noise_are_spread_over_their_ranges() -> None:
     counts = Counter(t // 100 for t in part.timestep)
     assert set(counts) == set(range(10))
     assert all(140 < n < 260 for n in counts.values())
-    (part,) = Schedule([pictures(20)], replace(SETTINGS, timesteps=(200, 203))).slices()
+    (part,) = Schedule([pictures(20)], replace(SETTINGS, min_timestep=200, max_timestep=203)).slices()
     assert set(part.timestep) == {200, 201, 202}
 
 
 def test_ids_of_shuffled_tags_are_the_ids_of_the_joined_text() -> None:
     tags = ["izumi riho", "1girl", "o_o", "blue eyes (light)", "solo,", "t-shirt", "ガール", "high-waist skirt", "^_^"]
     encode_text = Tokenizer().encode
-    picture = Item((64, 64), [encode_text(f"{tag},") for tag in tags], [encode_text(tag) for tag in tags])
+    caption = Variant([encode_text(f"{tag},") for tag in tags], [encode_text(tag) for tag in tags])
+    picture = Item((64, 64), [[caption]])
     (part,) = Schedule(
         [Subset(1, False, [picture])],
         replace(SETTINGS, epochs=30, shuffle_caption=True, caption_tag_dropout_rate=0.3, max_token_length=225),

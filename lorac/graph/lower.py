@@ -218,6 +218,7 @@ class _Lowering:
             "resolution": limits["resolution"],
             "bucket_sides": (limits["smallest"], limits["largest"]),
             "clip_skip": self._clip_skip(),
+            "prediction": self._prediction(),
         }
         inputs = {
             "base": Input(base, "file"),
@@ -235,6 +236,7 @@ class _Lowering:
         resolution = training_resolution(self.recipe, self.facts)
         params: dict[str, Value] = {
             "strengths": self._strengths(),
+            "preview": self._preview(),
             **self._read_by("sample"),
             "width": sample.width or resolution,
             "height": sample.height or resolution,
@@ -309,7 +311,17 @@ class _Lowering:
 
     def _strengths(self) -> list[Value]:
         """The columns of the sample grid: off, then the recipe's."""
+        return list(self._columns())
+
+    def _columns(self) -> list[float]:
         return [0.0, *(strength for strength in self.recipe.sample.strengths if strength)]
+
+    def _preview(self) -> int:
+        """The column that web UIs show: the one nearest to the strength that they insert, or else the strongest."""
+        wanted, columns = self.recipe.output.preferred_weight, self._columns()
+        if wanted is None:
+            return columns.index(max(columns))
+        return min(range(len(columns)), key=lambda i: (abs(columns[i] - wanted), -columns[i]))
 
     def _clip_skip(self) -> int:
         return self.recipe.train.clip_skip or self.facts.clip_skip

@@ -18,20 +18,21 @@ from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import Caption, Loss, Network, Output, Sample, Tagger, Train, Validation
 
 if TYPE_CHECKING:
-    from lorac.export import Facts, Folder
+    from lorac.metadata import Facts, Folder
     from lorac.train.schedule import Summary
     from lorac.train.slices import Slice
 
 NAME = "export"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("lora", "sidecar")
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
-    from lorac.export import lora_file, metadata, sidecar
+    from lorac.export import lora_file, sidecar
     from lorac.kinds.train import read_tensors
+    from lorac.metadata import metadata
     from lorac.train.schedule import Summary
     from lorac.train.slices import decode
 
@@ -81,7 +82,7 @@ def _facts(
     folders: list[Folder],
     buckets: Mapping[tuple[int, int], int],
 ) -> Facts:
-    from lorac.export import Facts
+    from lorac.metadata import Facts
 
     params = work.params
     hashed = Manifest()
@@ -102,11 +103,12 @@ def _facts(
         folders=folders,
         buckets=buckets,
         recipe_hash=hashed.key().hex(),
+        **params["prediction"],
     )
 
 
 def _folder(work: Work, number: int, folder: Mapping[str, Any]) -> Folder:
-    from lorac.export import Folder
+    from lorac.metadata import Folder
 
     captions = work.columns[f"caption.{number}"]
     texts = work.read_many(captions)

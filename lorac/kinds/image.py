@@ -73,7 +73,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
     bucketing = Bucketing(**work.params["bucketing"])
     for item in work.items:
         try:
-            image, opacity = decode(work.read(item.inputs["picture"]), work.params["alpha"])
+            image, opacity = layers(work.read(item.inputs["picture"]), work.params["alpha"])
             image = fit(image, bucketing)
             mask = fit(opacity, bucketing) if opacity and work.params["alpha_mask"] else None
         except Refused as refusal:
@@ -90,7 +90,12 @@ def _pnm(image: Image) -> bytes:
     return f"{magic}\n{image.width} {image.height}\n255\n".encode() + image.tobytes()
 
 
-def decode(data: bytes, alpha: str | None) -> tuple[Image, Image | None]:
+def decode(data: bytes, alpha: str | None) -> Image:
+    """The colours of `layers`."""
+    return layers(data, alpha)[0]
+
+
+def layers(data: bytes, alpha: str | None) -> tuple[Image, Image | None]:
     """(RGB, 8-bit alpha channel or None if opaque), both upright. Raises Refused.
 
     Transparent parts are put on the colour `alpha` ("white", "black", "#rrggbb"), or show what is hidden under them
@@ -119,10 +124,15 @@ def decode(data: bytes, alpha: str | None) -> tuple[Image, Image | None]:
     return Image.alpha_composite(behind, image).convert("RGB"), opacity
 
 
+def upright_size(path: str) -> Size:
+    """(width, height) of a picture file, as `header` says it."""
+    return header(path)[0]
+
+
 def header(path: str) -> tuple[Size, bool]:
     """((width, height) upright, whether it may have transparent parts) of a picture file, without reading its pixels.
 
-    Raises Refused for what `decode` would not even open.
+    Raises Refused for what `layers` would not even open.
     """
     with _opened(path) as image:
         turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 exchange the sides

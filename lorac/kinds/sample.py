@@ -27,11 +27,11 @@ OUTPUTS = ("row", "preview")
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
-    """`row` is a PNG of all strengths from left to right, `preview` one of the strongest."""
+    """`row` is a PNG of all strengths from left to right, `preview` one of them."""
     studio = Studio(work)
     for done, item in enumerate(work.items):
         pictures = [studio.draw(item.params, strength) for strength in work.params["strengths"]]
-        yield Made(item.index, {"row": png(side_by_side(pictures)), "preview": png(pictures[-1])})
+        yield Made(item.index, {"row": png(side_by_side(pictures)), "preview": png(pictures[work.params["preview"]])})
         work.progress(done + 1, len(work.items), "prompts")
 
 

@@ -24,8 +24,8 @@ def buckets(resolution: int, shortest: int, longest: int, step: int, flat: bool 
 
     For each width from `shortest` to `longest` the largest height that fits, and the transposed bucket; and a square.
     512, 320, 960, 64 give 9 buckets from 320x704 to 768x320.
-    `flat`: as kohya did until v0.4 (January 2023): the area was counted in cells of step², and a height below `shortest`
-    did no harm, which gives 15 buckets from 256x832 to 960x256.
+    `flat`: as kohya did until v0.4 (January 2023): the area was counted in cells of step², and a height below
+    `shortest` did no harm, which gives 15 buckets from 256x832 to 960x256.
     """
     cells = (resolution // step) ** 2
     area = cells * step * step if flat else resolution * resolution

@@ -138,6 +138,11 @@ def mismatch_remedy(hint: Any, value: object) -> str:
     return f"give {_wanted(kind)}"
 
 
+def in_words(hint: Any) -> str:
+    """The type of a key in words."""
+    return _wanted(inspect.type_info(hint))
+
+
 def _wanted(kind: inspect.Type) -> str:
     """A type in words: `a number greater than 0`, `"ddim" or "euler_a"`, `a list, each element a string`."""
     if words := _extra(kind).get("wanted"):

@@ -1,4 +1,4 @@
-"""Read recipes: parse, extend, apply `--base` and `--set`, expand the matrix, validate, resolve paths."""
+"""Read recipes: parse, extend, apply options, expand the matrix, lay the preset below, validate, resolve paths."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lorac.listing import shown_path
 from lorac.recipe.layers import apply_options, read_chain
 from lorac.recipe.matrix import expand
 from lorac.recipe.places import Tree
+from lorac.recipe.presets import underlay
 from lorac.recipe.recipe import Recipe
 from lorac.recipe.resolve import picture_sets, resolve_files
 from lorac.recipe.rules import check, name_fault
@@ -56,6 +57,7 @@ def _load_point(
     path: Path, suffix: str, point: tuple[tuple[str, Any], ...], tree: Tree, problems: list[Problem]
 ) -> Recipe:
     """The recipe of one matrix point; what is wrong goes to `problems`, and then the recipe is of no use."""
+    underlay(tree)
     document, findings = read_document(tree.data)
     wrong = {finding.meant or finding.path for finding in findings}
     findings += check(document, wrong)

@@ -55,6 +55,22 @@ def _extension(document: Document) -> Iterator[Finding]:
         )
 
 
+def _separator(document: Document) -> Iterator[Finding]:
+    mark, at = document.caption.keep_tokens_separator, ("caption", "keep_tokens_separator")
+    if mark and not mark.strip():
+        yield Finding(at, "keep_tokens_separator is only space", "give a mark such as |||")
+    elif found := next((sign for sign in ",\n{}" if sign in mark), None):
+        what = {"\n": "a line break"}.get(found, f'"{found}"')
+        yield Finding(at, f"keep_tokens_separator has {what} in it", "give a mark such as |||")
+
+
+def _timesteps(document: Document) -> Iterator[Finding]:
+    low, high = document.loss.min_timestep, document.loss.max_timestep
+    if low >= high:
+        cause = f"min_timestep {low} leaves no timestep below max_timestep {high}"
+        yield Finding(("loss", "min_timestep"), cause, f"give less than {high}")
+
+
 def _sources(document: Document) -> Iterator[Finding]:
     if not document.source:
         yield Finding((), "there is no [[source]]", "add one with the path of your pictures")
@@ -180,6 +196,8 @@ def _trained(network: Network, block: int) -> bool:
 _RULES: dict[Rule, list[KeyPath]] = {
     _extends: [],
     _extension: [],
+    _separator: [],
+    _timesteps: [("loss", "min_timestep"), ("loss", "max_timestep")],
     _sources: [("source",)],
     _name: [],
     _length: [("train", "epochs"), ("train", "steps")],

@@ -107,7 +107,7 @@ def _prodigy(document: Document) -> Iterator[Finding]:
     train = document.train
     if train.optimizer != "prodigy":
         return
-    rates = {name: getattr(train, name) for name in ("unet_lr", "text_encoder_lr")}
+    rates = {f"{part}_lr": getattr(train, f"{part}_lr") for part in document.network.targets}
     used = {name: train.learning_rate if rate is None else rate for name, rate in rates.items()}
     low = min((rate for rate in used.values() if rate), default=1.0)
     if low < 0.1:
@@ -116,7 +116,7 @@ def _prodigy(document: Document) -> Iterator[Finding]:
         yield Finding(("train", at), cause, f"give {at} = 1")
     elif len({*used.values()} - {0.0}) > 1:
         cause = "prodigy has one learning rate for all, and text_encoder_lr differs from unet_lr"
-        at = next(name for name in reversed(rates) if rates[name] is not None)
+        at = next(name for name in sorted(rates) if rates[name] is not None)
         yield Finding(("train", at), cause, "give only learning_rate, or 0 for one of them")
     if found := next(_factors_on_rates(train, document.network), None):
         yield Finding(found, f"prodigy has one learning rate for all, and {found[1]} gives others", "take it out")
@@ -200,7 +200,7 @@ TRAIN_RULES: dict[Rule, list[KeyPath]] = {
     _step_rules: [],
     _optimizer_args: [("train", "optimizer")],
     _schedule_free: [("train", "lr_scheduler")],
-    _prodigy: [("train", name) for name in ("learning_rate", "unet_lr", "text_encoder_lr")],
+    _prodigy: [("network", "targets"), *(("train", name) for name in ("learning_rate", "unet_lr", "text_encoder_lr"))],
     _adafactor: [("train", "optimizer_args"), ("train", "lr_scheduler")],
     _huber: [("loss", "loss_type"), ("loss", "huber_schedule")],
     _noise: [("loss", "noise_offset"), ("loss", "ip_noise_gamma")],

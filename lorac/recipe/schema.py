@@ -18,14 +18,22 @@ BUILTIN_BASE = BUILTIN_TAGGER = "builtin:mini"
 
 
 def key(
-    description: str, *, kohya: str = "", wanted: str = "", nodes: tuple[str, ...] = (), metadata: str = ""
+    description: str,
+    *,
+    kohya: str = "",
+    wanted: str = "",
+    nodes: tuple[str, ...] = (),
+    metadata: str = "",
+    source: str = "",
 ) -> Meta:
     """Documentation of a key, kohya's name for it, and the words for its type where the type says too little.
 
     `nodes`: the node kinds that read the key as it stands in the recipe; one that lowering translates first (a path, a
-    default that the base decides) is not named. `metadata`: the exported file's name for the value.
+    default that the base decides) is not named. `metadata`: the exported file's name for the value. `source`: the
+    formula of what it does, the paper, or both; for the generated documentation.
     """
-    return Meta(description=description, extra={"kohya": kohya, "wanted": wanted, "nodes": nodes, "metadata": metadata})
+    told = {"kohya": kohya, "wanted": wanted, "nodes": nodes, "metadata": metadata, "source": source}
+    return Meta(description=description, extra=told)
 
 
 SCHEDULE, TRAIN, LOSS, SAMPLE = ("schedule",), ("train",), ("train", "validate"), ("sample",)
@@ -184,7 +192,13 @@ class Network(Section, frozen=True):
 
     dim: Annotated[
         Rank,
-        key("Rank of the LoRA: how much it can hold.", kohya="network_dim", nodes=TRAIN, metadata="ss_network_dim"),
+        key(
+            "Rank of the LoRA: how much it can hold.",
+            kohya="network_dim",
+            nodes=TRAIN,
+            metadata="ss_network_dim",
+            source="Hu et al. 2021, arXiv:2106.09685",
+        ),
     ] = 4
     alpha: Annotated[
         Positive,
@@ -200,13 +214,29 @@ class Network(Section, frozen=True):
     ] = ("unet", "text_encoder")
     weights: Annotated[Text | None, key("A LoRA to go on from.", kohya="network_weights")] = None
     rslora: Annotated[
-        bool, key("Work at alpha / √dim (rsLoRA), so that high ranks learn as much as low ones.", nodes=TRAIN)
+        bool,
+        key(
+            "Work at alpha / √dim (rsLoRA), so that high ranks learn as much as low ones.",
+            nodes=TRAIN,
+            source="Kalajdzievski 2023, arXiv:2312.03732",
+        ),
     ] = False
     dora: Annotated[
-        bool, key("Learn the length of each weight row apart from its direction (DoRA).", kohya="dora_wd", nodes=TRAIN)
+        bool,
+        key(
+            "Learn the length of each weight column apart from its direction (DoRA).",
+            kohya="dora_wd",
+            nodes=TRAIN,
+            source="Liu et al. 2024, arXiv:2402.09353",
+        ),
     ] = False
     conv_dim: Annotated[
-        Rank | None, key("Rank for 3x3 convolutions (LoCon). Absent: they get no LoRA.", nodes=TRAIN)
+        Rank | None,
+        key(
+            "Rank for 3x3 convolutions (LoCon). Absent: they get no LoRA.",
+            nodes=TRAIN,
+            source="LyCORIS: Yeh et al. 2023, arXiv:2309.14859",
+        ),
     ] = None
     conv_alpha: Annotated[Positive, key("alpha of the 3x3 convolutions.", nodes=TRAIN)] = 1.0
     dropout: Annotated[
@@ -325,7 +355,12 @@ class Train(Section, frozen=True):
     text_encoder_lr: Annotated[NotNegative | None, key("Of the text encoder alone. Absent: learning_rate.")] = None
     unet_lr: Annotated[NotNegative | None, key("Of the U-Net alone. Absent: learning_rate.")] = None
     loraplus_lr_ratio: Annotated[
-        Positive | None, key("Factor on the learning rate of the up factors (LoRA+); the paper takes 16.", nodes=TRAIN)
+        Positive | None,
+        key(
+            "Factor on the learning rate of the up factors (LoRA+); the paper takes 16.",
+            nodes=TRAIN,
+            source="Hayou et al. 2024, arXiv:2402.12354",
+        ),
     ] = None
     loraplus_unet_lr_ratio: Annotated[
         Positive | None, key("The same for the U-Net alone. Absent: loraplus_lr_ratio.", nodes=TRAIN)
@@ -388,6 +423,14 @@ class Train(Section, frozen=True):
             "The optimiser; all but adamw need an extra package, which a message names.",
             kohya="optimizer_type",
             nodes=TRAIN,
+            source=(
+                "adamw: Loshchilov and Hutter 2017, arXiv:1711.05101; "
+                "adamw8bit: Dettmers et al. 2021, arXiv:2110.02861; "
+                "lion: Chen et al. 2023, arXiv:2302.06675; "
+                "prodigy: Mishchenko and Defazio 2023, arXiv:2306.06101; "
+                "adafactor: Shazeer and Stern 2018, arXiv:1804.04235; "
+                "adamw_schedule_free: Defazio et al. 2024, arXiv:2405.15682"
+            ),
         ),
     ] = "adamw"
     optimizer_args: Annotated[
@@ -412,7 +455,11 @@ class Train(Section, frozen=True):
     ] = 1.0
     ema_decay: Annotated[
         Below1,
-        key("The file holds a running average of the LoRA with this decay, such as 0.999; 0 for none.", nodes=TRAIN),
+        key(
+            "The file holds a running average of the LoRA with this decay, such as 0.999; 0 for none.",
+            nodes=TRAIN,
+            source="averageₙ = decay · averageₙ₋₁ + (1 − decay) · factorsₙ: Polyak and Juditsky 1992",
+        ),
     ] = 0.0
     seed: Annotated[
         Seed,
@@ -439,10 +486,24 @@ class Loss(Section, frozen=True):
 
     prior_loss_weight: Annotated[
         NotNegative,
-        key("Weight of regularisation pictures in the loss.", nodes=SCHEDULE, metadata="ss_prior_loss_weight"),
+        key(
+            "Weight of regularisation pictures in the loss.",
+            nodes=SCHEDULE,
+            metadata="ss_prior_loss_weight",
+            source="prior preservation: Ruiz et al. 2022, arXiv:2208.12242",
+        ),
     ] = 1.0
     loss_type: Annotated[
-        Literal["l2", "l1", "huber", "smooth_l1"], key("Measure of the error.", nodes=LOSS, metadata="ss_loss_type")
+        Literal["l2", "l1", "huber", "smooth_l1"],
+        key(
+            "Measure of the error.",
+            nodes=LOSS,
+            metadata="ss_loss_type",
+            source=(
+                "huber is 2c · (√(d² + c²) − c), smooth_l1 2 · (√(d² + c²) − c), of a difference d (sd-scripts): "
+                "Khrapov et al. 2024, arXiv:2403.16728"
+            ),
+        ),
     ] = "l2"
     huber_schedule: Annotated[
         Literal["snr", "exponential", "constant"],
@@ -464,11 +525,17 @@ class Loss(Section, frozen=True):
             "Count timesteps of little noise less (min-SNR); the paper takes 5.",
             nodes=LOSS,
             metadata="ss_min_snr_gamma",
+            source="min(SNR, γ) / SNR for noise, min(SNR, γ) / (SNR + 1) for v: Hang et al. 2023, arXiv:2303.09556",
         ),
     ] = None
     debiased_estimation_loss: Annotated[
         bool,
-        key("Weigh the loss by 1/√SNR (debiased estimation).", nodes=LOSS, metadata="ss_debiased_estimation"),
+        key(
+            "Weigh the loss by 1/√SNR (debiased estimation).",
+            nodes=LOSS,
+            metadata="ss_debiased_estimation",
+            source="1 / √SNR, 1 / (SNR + 1) for v, SNR at most 1000: Yu et al. 2023, arXiv:2310.08442",
+        ),
     ] = False
     noise_offset: Annotated[
         NotNegative,
@@ -476,6 +543,10 @@ class Loss(Section, frozen=True):
             "Brightness noise for each channel, for darker and lighter pictures; 0.05 is usual.",
             nodes=LOSS,
             metadata="ss_noise_offset",
+            source=(
+                "ε + offset · ξ, one ξ ~ N(0, 1) for each picture and channel: "
+                "Guttenberg 2023, crosslabs.org/blog/diffusion-with-offset-noise"
+            ),
         ),
     ] = 0.0
     noise_offset_random_strength: Annotated[
@@ -496,6 +567,7 @@ class Loss(Section, frozen=True):
             "Add noise of this many coarser sizes (pyramid noise); 6 to 10 is usual, 0 for none.",
             nodes=LOSS,
             metadata="ss_multires_noise_iterations",
+            source="ε + Σ discountⁱ · enlarged noise, over its deviation: Whitaker 2023, multires_noise at wandb.ai",
         ),
     ] = 0
     multires_noise_discount: Annotated[
@@ -508,6 +580,7 @@ class Loss(Section, frozen=True):
             "Noise that the U-Net sees beyond what it has to predict (input perturbation); 0.1 is usual.",
             nodes=LOSS,
             metadata="ss_ip_noise_gamma",
+            source="the U-Net sees noise ε + γ · ξ and has to predict ε: Ning et al. 2023, arXiv:2301.11706",
         ),
     ] = 0.0
     ip_noise_gamma_random_strength: Annotated[
@@ -519,10 +592,18 @@ class Loss(Section, frozen=True):
         ),
     ] = False
     v_parameterization: Annotated[
-        bool | None, key("The base predicts v and not noise. Absent: what the base says of itself, else false.")
+        bool | None,
+        key(
+            "The base predicts v and not noise. Absent: what the base says of itself, else false.",
+            source="v = √ᾱ · ε − √(1 − ᾱ) · x₀: Salimans and Ho 2022, arXiv:2202.00512",
+        ),
     ] = None
     zero_terminal_snr: Annotated[
-        bool | None, key("The last timestep is pure noise. Absent: what the base says of itself, else false.")
+        bool | None,
+        key(
+            "The last timestep is pure noise. Absent: what the base says of itself, else false.",
+            source="Lin et al. 2023, arXiv:2305.08891, algorithm 1",
+        ),
     ] = None
     scale_v_pred_loss_like_noise_pred: Annotated[
         bool, key("Weigh the error of v as if it were one of noise.", nodes=LOSS)
@@ -612,7 +693,9 @@ class Document(Section, frozen=True):
         key("Defaults as a whole: those of the article's trainer, or today's. Absent: kohya's own."),
     ] = None
     extends: Annotated[Text | None, key("Another recipe whose values hold where this one gives none.")] = None
-    matrix: Annotated[dict[str, Any], key('One recipe for each combination: "network.alpha" = [1, 128].')] = {}
+    matrix: Annotated[
+        dict[str, Any], key('One recipe for each combination: "network.alpha" = [1, 128].', wanted="a table of lists")
+    ] = {}
     source: Annotated[tuple[Source, ...], key("Pictures to learn from.")] = ()
     regularisation: Annotated[tuple[Regularisation, ...], key("Ordinary pictures of the class.")] = ()
     caption: Caption = Caption()

@@ -29,6 +29,8 @@ _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _VARIANTS = ("", ".fp16", ".bf16", ".fp32")
 _OLD_PICKLE = b"\x80\x02\x8a\x0a"
 """How files of torch before 1.6 begin: a pickled long integer, the magic number."""
+_ZIP = b"PK\x03\x04"
+"""How a zip begins. A safetensors file can begin with PK, too: as a header's length; but not with all four."""
 
 _PIPELINES = {
     "XL": "an SDXL model",
@@ -48,7 +50,7 @@ def is_torch_file(path: Path) -> bool:
         start = file.read(len(_OLD_PICKLE))
     if start == _OLD_PICKLE:
         raise _error(path, "this file was saved by torch before 1.6, which runs code when it is read", CONVERT)
-    if not start.startswith(b"PK"):
+    if start != _ZIP:
         if path.suffix.lower() in (".ckpt", ".pt", ".bin"):
             raise _error(path, f"this is not a {path.suffix} file as torch saves them", "download or copy it again")
         return False

@@ -139,12 +139,16 @@ class LoRANetwork:
             stack.strength = strength
         self.refresh()
 
-    def scale_weight_norms(self, limit: float) -> None:
-        """Scale down the changes of weights that are longer than `limit`; meant for the end of a step."""
+    def scale_weight_norms(self, limit: float, part: Part | None = None) -> None:
+        """Scale down the changes of weights that are longer than `limit`, of all parts or of one.
+
+        For the end of a step: merged weights are computed anew, the other forms wait for the next `refresh`.
+        """
         for stack in self.stacks:
-            stack.limit_norms(limit)
-        if self.merged:
-            self.refresh()
+            if part in (None, stack.part):
+                stack.limit_norms(limit)
+                if self.merged:
+                    stack.merge()
 
     def detach(self) -> None:
         """Give the model back as it was; `refresh` attaches the LoRA again."""

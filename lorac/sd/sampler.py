@@ -25,7 +25,7 @@ Estimate = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]
 """`x0, eps = estimate(x_BCHW, t, alpha)`: the picture and the noise in a batch at one timestep, whose ᾱ is `alpha`."""
 
 SMALLEST_ALPHA = 2.0**-24
-"""In place of an ᾱ of 0, where σ = √((1 − ᾱ) / ᾱ) is not finite; diffusers' Euler samplers take the same."""
+"""In place of an ᾱ of 0 where it is divided by, as in σ = √((1 − ᾱ) / ᾱ); diffusers' Euler samplers take the same."""
 
 
 def timesteps(steps: int, trailing: bool = False) -> list[int]:
@@ -75,7 +75,8 @@ def sample(
         return (x_BCHW - sigma * out) / signal, out
 
     visited = timesteps(steps, trailing=zero_terminal_snr)
-    alphas = [max(alpha, SMALLEST_ALPHA) for alpha in alphas_cumprod(zero_terminal_snr).tolist()]
+    divides = method == "euler_a" or not v_parameterization
+    alphas = [max(alpha, SMALLEST_ALPHA * divides) for alpha in alphas_cumprod(zero_terminal_snr).tolist()]
     if method == "ddim":
         # The last step goes to the least noise of training, and not to none (diffusers' set_alpha_to_one = False).
         return ddim(estimate, noise_BCHW.float(), visited, [*(alphas[t] for t in visited), alphas[0]])

@@ -186,7 +186,8 @@ class Schedule:
         A step is one picture at one timestep, with its first caption whole and in the order written; empty if no
         picture is held out. Learning rates are 0.
         """
-        settings, steps = self.settings, []
+        settings = self.settings
+        steps: list[Step] = []
         for index in self.held_out:
             caption = self.items[index].lines[0][0]
             ids = caption.ids(range(len(caption.bare)), settings.max_token_length)

@@ -1,0 +1,172 @@
+"""How far lorac's models and its training step are from diffusers, transformers and PEFT at SD1.5's sizes, in float32.
+
+    pip install 'lorac[bench]'
+    python -m benchmarks.parity
+
+Random weights, 256 px, batch 1. Each figure is a relative error in the 2-norm; of the gradients it is the largest of
+all tensors whose norm is more than a millionth of the whole. The slow test `tests/test_parity.py` holds them to 1e-4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.common import commit, machine, table, versions, write_result
+from lorac.sd.lora import LoRANetwork
+from lorac.sd.lora_settings import NetworkSettings
+from lorac.sd.tokenizer import chunk
+from lorac.train.slices import Sample, Step
+from lorac.train.step import Trainer
+from tests.fullsize import Base, diffusers_models, draw
+
+LIMIT = 1e-4
+RANK, ALPHA, TOKENS = 4, 2.0, 75
+CAPTION = list(range(320, 360))
+UNET_TARGETS = r".*(proj_in|proj_out|to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2)"
+TEXT_TARGETS = r".*(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
+SCALE = 0.18215
+SMALL = 1e-6
+
+Named = dict[str, Tensor]
+Theirs = tuple[Any, Any, Any]
+
+
+def figures(base: Base | None = None) -> Iterator[tuple[str, float]]:
+    """(what, relative error), one after the other; by default of models of SD1.5's sizes."""
+    base = base or draw()
+    theirs = diffusers_models(base)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        ids_BL = torch.tensor(chunk(CAPTION, TOKENS))
+        for clip_skip in (1, 2):
+            error = distance(base.text(ids_BL, clip_skip), _states(theirs[2], ids_BL, clip_skip))
+            yield f"text encoder, clip skip {clip_skip}", error
+        x_BCHW = torch.rand(1, 3, 256, 256, generator=generator) * 2 - 1
+        mean, logvar = base.vae.encode(x_BCHW)
+        expected = theirs[1].encode(x_BCHW).latent_dist
+        yield "VAE encode, mean", distance(mean, expected.mean)
+        yield "VAE encode, log-variance", distance(logvar, expected.logvar)
+        z_BCHW = torch.randn(1, 4, 32, 32, generator=generator)
+        yield "VAE decode", distance(base.vae.decode(z_BCHW), theirs[1].decode(z_BCHW).sample)
+        ctx_BLD = torch.randn(1, 77, base.unet.config.context, generator=generator)
+        t_B = torch.tensor([481])
+        yield "U-Net", distance(base.unet(z_BCHW, t_B, ctx_BLD), theirs[0](z_BCHW, t_B, ctx_BLD).sample)
+    yield from _training(base, theirs, z_BCHW[0], clip_skip=2)
+
+
+def _training(base: Base, theirs: Theirs, latent_CHW: Tensor, clip_skip: int) -> Iterator[tuple[str, float]]:
+    sample = Sample(0, 481, 7, 1.0, CAPTION)
+    loss, gradients, factors = _our_step(base, Step(0, 0.0, 0.0, [[sample]]), latent_CHW, clip_skip)
+    expected_loss, expected = _their_step(theirs, factors, sample, latent_CHW, clip_skip)
+    yield "training step, loss", abs(loss - expected_loss) / expected_loss
+    assert len(expected) == 2 * 264 == len(gradients), (len(expected), len(gradients))
+    norm = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
+    counted = {name: gradient for name, gradient in expected.items() if gradient.norm() > SMALL * norm}
+    largest = max(distance(gradients[name], gradient) for name, gradient in counted.items())
+    yield "training step, gradients, largest", largest
+    whole = torch.stack([(gradients[name] - gradient).norm() for name, gradient in expected.items()]).norm()
+    yield "training step, gradients, all", float(whole / norm)
+
+
+def _our_step(base: Base, step: Step, latent_CHW: Tensor, clip_skip: int) -> tuple[float, Named, Named]:
+    """(loss, gradients, factors), the tensors under kohya's names. The learning rates are 0, so the factors stay."""
+    lora = LoRANetwork(base.unet, base.text, NetworkSettings(RANK, ALPHA), seed=1, merged=False)
+    generator = torch.Generator().manual_seed(2)
+    factors = {
+        name: tensor if tensor.dim() == 0 else torch.randn(tensor.shape, generator=generator) * 0.02
+        for name, tensor in sorted(lora.state().items())
+    }
+    lora.load_state(factors)
+    trainer = Trainer(base.unet, base.text, lora, clip_skip=clip_skip, max_token_length=TOKENS)
+    held: Named = {}
+
+    def keep(norm: Tensor, rates: object) -> None:
+        parameters = (factor for part in trainer.trained for factor in lora.parameters(part))
+        grads = {factor: torch.zeros_like(factor) if factor.grad is None else factor.grad for factor in parameters}
+        held.update({name: gradient.clone() for name, gradient in lora.named(grads).items()})
+
+    trainer.optimiser.apply = keep  # type: ignore[method-assign]
+    loss = float(trainer.step(step, [latent_CHW]))
+    lora.detach()
+    return loss, held, {name: tensor for name, tensor in factors.items() if tensor.dim()}
+
+
+def _their_step(
+    theirs: Theirs, factors: Mapping[str, Tensor], sample: Sample, latent_CHW: Tensor, clip_skip: int
+) -> tuple[float, dict[str, Tensor]]:
+    """(loss, gradients under kohya's names) of diffusers and PEFT with the same factors."""
+    from diffusers import DDPMScheduler
+    from peft import LoraConfig
+
+    unet, _, text = theirs
+    parameters: dict[str, Any] = {}
+    for model, prefix, targets in ((unet, "lora_unet", UNET_TARGETS), (text, "lora_te", TEXT_TARGETS)):
+        model.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets))
+        parameters |= _load_factors(model, prefix, factors)
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    x_BCHW = latent_CHW[None] * SCALE
+    noise = torch.randn(x_BCHW.shape[1:], generator=torch.Generator().manual_seed(sample.noise_seed))[None]
+    t_B = torch.tensor([sample.timestep])
+    states_BLD = _states(text, torch.tensor(chunk(sample.ids, TOKENS)), clip_skip)
+    estimate: Tensor = unet(scheduler.add_noise(x_BCHW, noise, t_B), t_B, states_BLD).sample
+    loss = F.mse_loss(estimate, noise)
+    torch.autograd.backward(loss)
+    return loss.item(), {k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in parameters.items()}
+
+
+def _load_factors(model: Any, prefix: str, factors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Give PEFT's layers the factors; returns its parameters under kohya's names."""
+    found = {}
+    for path, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        module, _, kind = path.removesuffix(".default.weight").rpartition(".lora_")
+        module = module if prefix == "lora_unet" or module.startswith("text_model.") else f"text_model.{module}"
+        name = f"{prefix}_{module.replace('.', '_')}.lora_{ {'A': 'down', 'B': 'up'}[kind] }.weight"
+        parameter.data.copy_(factors[name])
+        found[name] = parameter
+    return found
+
+
+def _states(text: Any, ids_BL: Tensor, clip_skip: int) -> Tensor:
+    """kohya's definition (sd-scripts strategy_sd.py): `hidden_states[-clip_skip]`, then the final LayerNorm."""
+    hidden = text(ids_BL, output_hidden_states=True).hidden_states[-clip_skip]
+    states: Tensor = getattr(text, "text_model", text).final_layer_norm(hidden)
+    return states
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """The relative error in the 2-norm."""
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=2)
+    torch.set_num_threads(parser.parse_args().threads)
+    started = time.perf_counter()
+    found = dict(figures())
+    rows = [[name, f"{error:.1e}"] for name, error in found.items()]
+    print(table(["SD1.5's sizes, float32", "relative error"], rows))
+    facts = {
+        "benchmark": "parity",
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(["torch", "diffusers", "peft", "transformers"]),
+        "seconds": round(time.perf_counter() - started),
+        "limit": LIMIT,
+        "relative_errors": {name: float(f"{error:.2e}") for name, error in found.items()},
+    }
+    print(write_result("parity", facts))
+
+
+if __name__ == "__main__":
+    main()
