@@ -3,7 +3,7 @@
     source ─▶ image ─┬─────────────▶ bucket ─┐
        │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ report
        └────▶ caption ─▶ tokens ─────────────┘                 │        ▲
-    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample
+    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample, validate
 
 A pure function of the recipe and the base's header. What enters a node's `params` is what its key contains: a setting
 belongs there exactly if it can change the node's bytes.
