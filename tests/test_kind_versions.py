@@ -25,7 +25,7 @@ BASES = ["checkpoint", "config", "families", "formats", "layout", "names", "part
 SCHEDULE = ["schedule", "slices", "lr"]
 SOURCES = {
     "source": ["kinds/source.py", "listing.py"],
-    "start": ["kinds/start.py"],
+    "start": ["kinds/start.py", *LORA],
     "base": ["kinds/base.py", "sd/layout.py"],
     "weights": ["kinds/weights.py", "kinds/base.py", *(f"sd/{name}.py" for name in BASES)],
     "image": ["kinds/image.py", "recipe/buckets.py"],
