@@ -22,6 +22,7 @@ from benchmarks.common import commit, machine, table, versions, write_result
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_settings import NetworkSettings
 from lorac.sd.tokenizer import chunk
+from lorac.train.objective import Pictures
 from lorac.train.slices import Sample, Step
 from lorac.train.step import Trainer
 from tests.fullsize import Base, diffusers_models, draw
@@ -93,7 +94,7 @@ def _our_step(base: Base, step: Step, latent_CHW: Tensor, clip_skip: int) -> tup
         held.update({name: gradient.clone() for name, gradient in lora.named(grads).items()})
 
     trainer.optimiser.apply = keep  # type: ignore[method-assign]
-    loss = float(trainer.step(step, [latent_CHW]))
+    loss = float(trainer.step(step, Pictures([latent_CHW])))
     lora.detach()
     return loss, held, {name: tensor for name, tensor in factors.items() if tensor.dim()}
 

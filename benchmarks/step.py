@@ -27,6 +27,7 @@ from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.tokenizer import chunk
 from lorac.sd.unet import UNet
 from lorac.train.helper import threads
+from lorac.train.objective import Pictures
 from lorac.train.slices import Sample, Step
 from lorac.train.step import Trainer
 from tests.small import base, diffusers_unet, transformers_text_model
@@ -47,7 +48,7 @@ def lorac_step(unet: UNet, text_encoder: TextEncoder) -> Callable[[int], object]
     def step(index: int) -> object:
         with threads(1):
             sample = Sample(0, 37 * index % 1000, index, 1.0, CAPTION)
-            return trainer.step(Step(index, RATE, RATE, [[sample]]), latents)
+            return trainer.step(Step(index, RATE, RATE, [[sample]]), Pictures(latents))
 
     return step
 

@@ -13,7 +13,8 @@ from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.train.attention import attend, attend_backward, join_heads, split_heads
 from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample, Patches
-from lorac.train.optimiser import Optimiser
+from lorac.train.objective import Pictures
+from lorac.train.optimiser import AdamW
 from lorac.train.slices import Sample, Step
 from lorac.train.step import Trainer
 from tests.small import base, randomise
@@ -44,7 +45,7 @@ def gradients(
     latents = [torch.randn(4, *size, generator=generator) for _ in range(batch)]
     norms = []
     trainer.optimiser.apply = lambda norm, rates: norms.append(norm)  # type: ignore[method-assign]
-    loss = trainer.step(Step(0, 1.0, 1.0, [samples]), latents)
+    loss = trainer.step(Step(0, 1.0, 1.0, [samples]), Pictures(latents))
     factors = [factor for part in ("text_encoder", "unet") for factor in lora.parameters(part)]
     grads = {factor: torch.zeros_like(factor) if factor.grad is None else factor.grad for factor in factors}
     return loss, lora.named(grads), norms[0]
@@ -179,7 +180,7 @@ def test_the_helper_thread_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> No
         unet, text_encoder = base()
         trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(4, 4.0)))
         for i in range(3):
-            trainer.step(Step(i, 1e-3, 1e-3, [[Sample(0, 500, i, 1.0, [5])]]), [torch.ones(4, 8, 8)])
+            trainer.step(Step(i, 1e-3, 1e-3, [[Sample(0, 500, i, 1.0, [5])]]), Pictures([torch.ones(4, 8, 8)]))
         return trainer.state()
 
     threaded = three_steps()
@@ -193,11 +194,11 @@ def test_an_error_in_the_helper_reaches_the_caller(monkeypatch: pytest.MonkeyPat
     unet, text_encoder = base()
     trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(2, 2.0)))
 
-    def fail(_: Optimiser, part: str, rate: float) -> None:
+    def fail(_: AdamW, part: str, rate: float) -> None:
         if part == "unet":
             raise MemoryError("no more")
 
-    monkeypatch.setattr(Optimiser, "_apply_to", fail)
+    monkeypatch.setattr(AdamW, "_apply_to", fail)
     trainer.optimiser.apply(torch.ones(()), {"text_encoder": 1.0, "unet": 1.0})
     with pytest.raises(MemoryError, match="no more"):
         trainer.optimiser.settle()

@@ -312,8 +312,8 @@ def test_numbers_carry_over() -> None:
     network_dropout = 0.1
     network_args = ["conv_dim=8", "conv_alpha=4", "block_dims=DIMS", "up_lr_weight=1,1,.5", "mid_lr_weight=0.5",
                     "loraplus_lr_ratio=16", "rank_dropout=0.2", "module_dropout=0.3", "dora_wd=True", "rs_lora=True"]
-    optimizer_type = "Prodigy"
-    optimizer_args = ["weight_decay=0.1", "betas=0.9,0.99", "d_coef=2", "use_bias_correction=True"]
+    optimizer_type = "Adafactor"
+    optimizer_args = ["weight_decay=0.1", "relative_step=False", "decay_rate=-0.7"]
     learning_rate = "1e-4"
     text_encoder_lr = [5e-5, 1e-5]
     unet_lr = 2e-4
@@ -344,8 +344,8 @@ def test_numbers_carry_over() -> None:
     assert network.block_dims == (4,) * 25 and network.up_lr_weight == (1, 1, 0.5, *[1.0] * 9)
     assert (network.mid_lr_weight, network.rank_dropout, network.module_dropout) == (0.5, 0.2, 0.3)
     assert (network.dora, network.rslora, network.targets, train.loraplus_lr_ratio) == (True, True, ("unet",), 16)
-    assert (train.optimizer, train.weight_decay, train.betas) == ("prodigy", 0.1, (0.9, 0.99))
-    assert train.optimizer_args == {"d_coef": 2, "use_bias_correction": True}
+    assert (train.optimizer, train.weight_decay) == ("adafactor", 0.1)
+    assert train.optimizer_args == {"relative_step": False, "decay_rate": -0.7}
     assert (train.learning_rate, train.text_encoder_lr, train.unet_lr) == (1e-4, 5e-5, 2e-4)
     assert (train.lr_scheduler, train.lr_scheduler_step_rules) == ("piecewise_constant", "1:100,0.1")
     assert (train.epochs, train.steps, train.batch_size, train.gradient_accumulation_steps) == (8, None, 2, 4)

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from lorac.digest import Manifest
+from lorac.errors import InputError
 from lorac.graph.lower import lower
 from lorac.graph.nodes import Graph, Node, Take
 from lorac.recipe.load import load
@@ -104,7 +105,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "train.loraplus_unet_lr_ratio": (16.0, {"train"} | WRITTEN),
     "train.loraplus_text_encoder_lr_ratio": (16.0, {"train"} | WRITTEN),
     "train.optimizer": ("lion", {"train"} | WRITTEN),
-    "train.optimizer_args": ({"amsgrad": True}, {"train"} | WRITTEN),
+    "train.optimizer_args": ({"d_coef": 2.0}, {"train"} | WRITTEN),
     "train.ema_decay": (0.5, {"train"} | WRITTEN),
     "train.lr_scheduler_timescale": (5, {"schedule"} | WRITTEN),
     "train.lr_scheduler_min_lr_ratio": (0.5, {"schedule"} | WRITTEN),
@@ -151,9 +152,26 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "output.precision": ("fp32", {"export"}),
 }
 NEEDED: dict[str, dict[str, object]] = {
+    "validation.split": {"validation.split": 0.9},
     "network.block_alphas": {"network.block_dims": [4] * 25},
     "network.conv_alpha": {"network.conv_dim": 4},
     "network.conv_block_alphas": {"network.conv_block_dims": [4] * 25},
+    "train.optimizer_args": {"train.optimizer": "prodigy", "train.learning_rate": 1.0},
+    "train.lr_scheduler_timescale": {"train.lr_scheduler": "inverse_sqrt"},
+    "train.lr_scheduler_min_lr_ratio": {"train.lr_scheduler": "warmup_stable_decay", "train.lr_decay_steps": 0.1},
+    "train.lr_scheduler_step_rules": {
+        "train.lr_scheduler": "piecewise_constant",
+        "train.lr_scheduler_step_rules": "1:2,0.5",
+    },
+    "train.lr_decay_steps": {"train.lr_scheduler": "warmup_stable_decay", "train.lr_decay_steps": 0.1},
+    "loss.zero_terminal_snr": {"loss.v_parameterization": True},
+    "loss.scale_v_pred_loss_like_noise_pred": {"loss.v_parameterization": True},
+    "loss.huber_schedule": {"loss.loss_type": "huber"},
+    "loss.huber_c": {"loss.loss_type": "huber"},
+    "loss.huber_scale": {"loss.loss_type": "huber", "loss.huber_schedule": "constant"},
+    "loss.noise_offset_random_strength": {"loss.noise_offset": 0.1},
+    "loss.adaptive_noise_scale": {"loss.noise_offset": 0.1},
+    "loss.ip_noise_gamma_random_strength": {"loss.ip_noise_gamma": 0.1},
 }
 """What a setting is refused without."""
 
@@ -276,6 +294,23 @@ def test_every_input_names_an_output_of_the_kind_it_comes_from(folder: Path) -> 
             assert source.take is Take.WHOLE or of.SHAPE is not Shape.ONE, (node.name, port)
         each = [source for source in node.inputs.values() if source.take is Take.EACH]
         assert bool(each or node.items) == (kinds[node.kind].SHAPE in (Shape.EACH, Shape.CHAIN)), node.name
+
+
+def test_held_out_pictures_are_measured_only_where_there_are_some(folder: Path) -> None:
+    plain, made = graph(folder, {}), graph(folder, {"validation.split": 0.5, "loss.loss_type": "l1"})
+    assert "validate" not in {node.kind for node in plain.nodes}
+    (validate,) = [node for node in made.nodes if node.kind == "validate"]
+    assert validate.params["loss"]["loss_type"] == "l1"  # type: ignore[index, call-overload]
+    assert validate.inputs["lora"].take is Take.EACH and validate.inputs["validation"].take is Take.FIRST
+    assert {"latent.0", "latent.1", "unet", "text"} <= set(validate.inputs)
+    (report,) = [node for node in made.nodes if node.kind == "report"]
+    assert report.inputs["validation"].node is validate
+
+
+@pytest.mark.parametrize("setting", ["scale_v_pred_loss_like_noise_pred", "zero_terminal_snr"])
+def test_what_does_not_go_with_what_the_base_says_is_refused(folder: Path, setting: str) -> None:
+    with pytest.raises(InputError, match=rf"r.toml:\d+: .*{setting}"):
+        graph(folder, {f"loss.{setting}": True})
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from lorac.sd.safetensors import deserialise, serialise
 from lorac.train.helper import threads
 from lorac.train.loop import train_segment
 from lorac.train.loss_scale import LossScale
+from lorac.train.objective import Pictures
 from lorac.train.optimiser import Optimisation, Optimiser
 from lorac.train.schedule import Item, Schedule, Settings, Subset, Variant
 from lorac.train.slices import Sample, Slice, Step
@@ -123,8 +124,8 @@ def some_latents(count: int, size: int = 16) -> list[Tensor]:
     return [torch.randn(4, size, size, generator=generator) * 4 for _ in range(count)]
 
 
-def new_trainer(merged: bool | None = None, **more: Any) -> Trainer:
-    unet, text_encoder = base()
+def new_trainer(merged: bool | None = None, sizes: tuple[Any, ...] = (), **more: Any) -> Trainer:
+    unet, text_encoder = base(0, *sizes)
     lora = LoRANetwork(unet, text_encoder, NetworkSettings(RANK, ALPHA), seed=1, merged=merged)
     generator = torch.Generator().manual_seed(2)
     lora.load_state(
@@ -145,7 +146,7 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(merged: bool, monkeypa
     torch.autograd.backward(expected)
 
     monkeypatch.setattr(Optimiser, "apply", lambda *_: None)
-    loss = trainer.step(step, latents)
+    loss = trainer.step(step, Pictures(latents))
     assert abs(loss - expected) <= 1e-5 * expected
     assert len(reference.factors) == 528
     factors = [factor for part in trainer.trained for factor in trainer.lora.parameters(part)]
@@ -175,7 +176,7 @@ def test_updates_equal_clipped_adamw_with_two_learning_rates() -> None:
         clipped += bool(torch.nn.utils.clip_grad_norm_([*text, *unet], limit) > limit)
         optimiser.step()
         optimiser.zero_grad()
-        trainer.step(step, latents)
+        trainer.step(step, Pictures(latents))
     assert clipped > 0
     ours = trainer.lora.state()
     for name, factor in reference.factors.items():
@@ -187,7 +188,7 @@ def test_updates_equal_clipped_adamw_with_two_learning_rates() -> None:
 def test_an_untrained_text_encoder_stays_as_it_is() -> None:
     trainer = new_trainer(trained=("unet",))
     before = {name: tensor.clone() for name, tensor in trainer.lora.state().items()}
-    trainer.step(next(some_steps(1, 1, 1).steps()), some_latents(1))
+    trainer.step(next(some_steps(1, 1, 1).steps()), Pictures(some_latents(1)))
     after = trainer.state()
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert changed
@@ -201,7 +202,7 @@ def run(trainer: Trainer, steps: Slice, latents: list[Tensor], **more: Any) -> t
         "cancelled": threading.Event(),
         "snapshot": lambda state: None,
     }
-    state, losses = train_segment(trainer, steps, latents, **(arguments | more))
+    state, losses = train_segment(trainer, steps, Pictures(latents), **(arguments | more))
     return serialise(state, {}), losses
 
 
@@ -288,16 +289,16 @@ def test_a_step_whose_gradients_overflow_changes_nothing_but_the_scale() -> None
     trainer, latents = new_trainer(), some_latents(1, size=8)
     step = next(some_steps(1, 1, 1).steps())
     plain = new_trainer()
-    plain.step(step, latents)
+    plain.step(step, Pictures(latents))
     trainer.loss_scale.needed = True
     trainer.loss_scale.value = torch.tensor(3e38)
     before = trainer.state()
-    trainer.step(step, latents)
+    trainer.step(step, Pictures(latents))
     after = trainer.state()
     assert after["loss_scale"] == before["loss_scale"] / 2
     assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("lora_"))
     trainer.loss_scale.value = torch.tensor(1024.0)
-    trainer.step(step, latents)
+    trainer.step(step, Pictures(latents))
     expected = plain.state()
     for name, tensor in trainer.state().items():
         if name.startswith("lora_"):
@@ -309,7 +310,7 @@ def test_gradients_are_not_clipped_when_the_limit_is_zero() -> None:
     moments = []
     for limit in (0.0, 1e9, 1e-3):
         trainer = new_trainer(settings=Optimisation(max_grad_norm=limit))
-        trainer.step(step, latents)
+        trainer.step(step, Pictures(latents))
         moments.append(torch.cat([m.flatten() for name, m in sorted(trainer.state().items()) if "exp_avg/" in name]))
     assert torch.equal(moments[0], moments[1])
     # exp_avg is 0.1 of the first gradient, whose norm the last limit makes 1e-3.

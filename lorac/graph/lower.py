@@ -3,7 +3,7 @@
     source ─▶ image ─┬─────────────▶ bucket ─┐
        │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ report
        └────▶ caption ─▶ tokens ─────────────┘                 │        ▲
-    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample
+    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample, validate
 
 A pure function of the recipe and the base's header. What enters a node's `params` is what its key contains: a setting
 belongs there exactly if it can change the node's bytes.
@@ -19,10 +19,12 @@ from typing import Any, cast
 import msgspec
 
 from lorac.digest import Value
+from lorac.errors import InputError, Problem
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
+from lorac.recipe.rules_train import contradictions
 from lorac.recipe.schema import PATHS, Prompt, read_by
 
 
@@ -85,7 +87,8 @@ class _Lowering:
         train = self._train(sets, schedule, weights)
         export = self._export(sets, schedule, train, base)
         sample = self._sample(train, weights) if self.recipe.sample.prompts else None
-        report = self._report(sets, schedule, train, sample)
+        validate = self._validate(schedule, train) if self.recipe.validation.split else None
+        report = self._report(sets, schedule, train, sample, validate)
         name = self.recipe.name
         for file, value in [
             (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
@@ -185,6 +188,7 @@ class _Lowering:
         return self._add("schedule", params, inputs)
 
     def _train(self, sets: Sequence[Pictures], schedule: Node, weights: Node) -> Node:
+        self._check_prediction()
         params: dict[str, Value] = {
             **self._read_by("train"),
             "targets": sorted(self.recipe.network.targets),
@@ -250,7 +254,24 @@ class _Lowering:
         prompts = cast("tuple[Prompt, ...]", self.recipe.sample.prompts)  # loading leaves no plain strings
         return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in prompts]
 
-    def _report(self, sets: Sequence[Pictures], schedule: Node, train: Node, sample: Node | None) -> Node:
+    def _validate(self, schedule: Node, train: Node) -> Node:
+        params: dict[str, Value] = {
+            **self._read_by("validate"),
+            "clip_skip": self._clip_skip(),
+            "prediction": self._prediction(),
+        }
+        inputs = {
+            "lora": Input(train, "lora", Take.EACH),
+            "validation": Input(schedule, "validation", Take.FIRST),
+            **{
+                port: train.inputs[port] for port in train.inputs if port.startswith(("unet", "text", "latent", "mask"))
+            },
+        }
+        return self._add("validate", params, inputs)
+
+    def _report(
+        self, sets: Sequence[Pictures], schedule: Node, train: Node, sample: Node | None, validate: Node | None
+    ) -> Node:
         recipe = self.recipe
         params: dict[str, Value] = {
             "recipe": recipe.file.name,
@@ -266,6 +287,7 @@ class _Lowering:
             "slice": Input(schedule, "slice"),
             "summary": Input(schedule, "summary"),
             **({"row": Input(sample, "row")} if sample else {}),
+            **({"validation": Input(validate, "losses")} if validate else {}),
         }
         for number, pictures in enumerate(sets):
             inputs[f"name.{number}"] = Input(pictures.source, "name")
@@ -311,3 +333,10 @@ class _Lowering:
             own = getattr(self.recipe.loss, name)
             values[name] = getattr(self.facts, name) if own is None else own
         return values
+
+    def _check_prediction(self) -> None:
+        """Raises InputError for settings that do not go with what the base says of itself."""
+        loss, prediction = self.recipe.loss, self._prediction()
+        findings = contradictions(loss, bool(prediction["v_parameterization"]), bool(prediction["zero_terminal_snr"]))
+        if problems := [Problem(self.recipe.where(".".join(map(str, f.path))), f.cause, f.remedy) for f in findings]:
+            raise InputError(problems)

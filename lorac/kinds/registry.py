@@ -16,6 +16,7 @@ from lorac.kinds import (
     start,
     tokens,
     train,
+    validate,
     weights,
 )
 
@@ -30,5 +31,6 @@ KINDS: dict[str, Kind] = {
     train.NAME: train,
     export.NAME: export,
     sample.NAME: sample,
+    validate.NAME: validate,
     report.NAME: report,
 }

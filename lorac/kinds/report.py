@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "report"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.ONE
 POOL = "cpu"
 OUTPUTS = ("html",)
@@ -53,6 +53,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
         text_lr=[rate for part in slices for rate in part.lr_text] if "text_encoder" in targets else (),
         epoch_ends=[part.first_step + len(part) for part in slices],
         regularisation_steps=_regularisation_steps(work, slices),
+        validation=[json.loads(work.read(digest)) for digest in work.columns.get("validation", ())],
         summary=_summary(work),
     )
     yield Made(0, {"html": page(report)})
@@ -93,7 +94,7 @@ def _regularisation_steps(work: Work, slices: list[Slice]) -> list[bool]:
         for number, folder in enumerate(work.params["folders"])
         for _ in work.columns[f"name.{number}"]
     ]
-    if any(size != 1 for part in slices for size in part.size) or not any(kinds):
+    if any(size != 1 for part in slices for size in (*part.size, *part.batches)) or not any(kinds):
         return []
     return [kinds[item] for part in slices for item in part.item]
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lorac.digest import Digest
 from lorac.engine.protocol import Failed, Item, Made, Work
 from lorac.graph.nodes import Shape
+from lorac.rng import seed64
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lorac.sd.lora import LoRANetwork
+    from lorac.train.objective import Pictures
     from lorac.train.slices import Slice
     from lorac.train.step import Trainer
 
 NAME = "train"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.CHAIN
 POOL = "gpu"
 OUTPUTS = ("lora", "moments", "losses")
@@ -31,6 +33,8 @@ OUTPUTS = ("lora", "moments", "losses")
 SNAPSHOT = "snapshot"
 SNAPSHOT_SECONDS = 30.0
 """How much training a crash may cost."""
+LOGVAR = (-30.0, 20.0)
+"""The VAE's log-variances are kept within these, as by latent-diffusion and diffusers."""
 _LORA = "lora_"
 
 
@@ -38,7 +42,6 @@ def run(work: Work) -> Iterable[Made | Failed]:
     """`lora` is float32 under kohya's names; `moments` the rest of the training state; `losses` float32, one a step."""
     import torch
 
-    from lorac.kinds.start import load_start
     from lorac.sd.device import pick
     from lorac.sd.safetensors import write
     from lorac.train.loop import train_segment
@@ -49,10 +52,8 @@ def run(work: Work) -> Iterable[Made | Failed]:
         part = decode(work.read(item.inputs["slice"]))
         if "trainer" not in work.session:
             work.session["trainer"] = _trainer(work, part, device.name, device.dtype)
-            work.session["latents"] = [_mean(work, latent) for latent in _latents(work)]
+            work.session["pictures"] = pictures(work, work.params["train"]["latents"], work.params["train"]["seed"])
         before = _state_before(work, item)
-        if before is None and "start" in work.shared:
-            load_start(work.session["trainer"].lora, work.open(work.shared["start"]))
         first = int(before["step"]) - part.first_step if before else 0
         started, done = time.perf_counter(), 0
         whole = part.first_step + len(part)
@@ -65,7 +66,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
         state, losses = train_segment(
             work.session["trainer"],
             part,
-            work.session["latents"],
+            work.session["pictures"],
             state=before,
             progress=report,
             cancelled=work.cancelled,
@@ -79,11 +80,6 @@ def run(work: Work) -> Iterable[Made | Failed]:
         yield Made(item.index, _outputs(work, state, torch.tensor(losses)))
 
 
-def load_lora(lora: LoRANetwork, blob: Path | bytes) -> None:
-    """Give a network the factors that a link of the chain left."""
-    lora.load_state(read_tensors(blob))
-
-
 def read_losses(data: bytes) -> list[float]:
     """The losses of one link, one for each step."""
     from array import array
@@ -95,7 +91,9 @@ def read_losses(data: bytes) -> list[float]:
 
 def _trainer(work: Work, part: Slice, device: str, dtype: torch.dtype) -> Trainer:
     from lorac.kinds import weights
+    from lorac.kinds.start import load_start
     from lorac.sd.lora import LoRANetwork, NetworkSettings
+    from lorac.train.objective import Objective
     from lorac.train.step import Optimisation, Trainer
 
     params = work.params
@@ -103,8 +101,8 @@ def _trainer(work: Work, part: Slice, device: str, dtype: torch.dtype) -> Traine
     text = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
     network, train = params["network"], params["train"]
     lora = LoRANetwork(unet, text, NetworkSettings.of(network, train), params["targets"], train["seed"])
-    own = {name: train[name] for name in ("weight_decay", "betas", "eps") if train[name] is not None}
-    settings = Optimisation(**own, max_grad_norm=train["max_grad_norm"])
+    if "start" in work.shared:
+        load_start(lora, work.open(work.shared["start"]))
     return Trainer(
         unet,
         text,
@@ -112,20 +110,52 @@ def _trainer(work: Work, part: Slice, device: str, dtype: torch.dtype) -> Traine
         trained=params["targets"],
         clip_skip=params["clip_skip"],
         max_token_length=part.max_token_length,
-        settings=settings,
+        settings=Optimisation.of(network, train),
+        objective=Objective.of(params["loss"], params["prediction"]),
+        seed=train["seed"],
     )
 
 
-def _latents(work: Work) -> list[bytes]:
-    """The latents' digests in the order in which the schedule counts pictures."""
-    ports = sorted((port for port in work.columns if port.startswith("latent.")), key=lambda port: int(port[7:]))
-    return [digest for port in ports for digest in work.columns[port]]
+def pictures(work: Work, latents: str = "mean", seed: int = 0) -> Pictures:
+    """Latents and masks in the order in which the schedule counts pictures, from the ports `latent.N`, `flipped.N` and
+    `mask.N`. `latents` is "mean", or "sample" for one draw from the VAE's distribution that holds for the whole run."""
+    from lorac.train.objective import Pictures
+
+    found: dict[str, list[Any]] = {"latent": [], "flipped": [], "mask": []}
+    for number in sorted(int(port.removeprefix("latent.")) for port in work.columns if port.startswith("latent.")):
+        count = len(work.columns[f"latent.{number}"])
+        for kind, values in found.items():
+            values += work.columns.get(f"{kind}.{number}", [None] * count)
+    drawn = {
+        kind: [digest and _latent(work, digest, latents, seed64(seed, kind, i)) for i, digest in enumerate(found[kind])]
+        for kind in ("latent", "flipped")
+    }
+    return Pictures(drawn["latent"], drawn["flipped"], [digest and _mask(work, digest) for digest in found["mask"]])
 
 
-def _mean(work: Work, latent: bytes) -> Tensor:
+def _latent(work: Work, digest: Digest, latents: str, seed: int) -> Tensor:
+    """The VAE's mean or, for `latents = "sample"`, the mean and the VAE's deviation times noise; (C, H, W)."""
+    import torch
+
     from lorac.sd.safetensors import deserialise
 
-    return deserialise(work.read(latent), "latent")[0]["mean"]
+    tensors = deserialise(work.read(digest), "latent")[0]
+    if latents == "mean":
+        return tensors["mean"]
+    noise_CHW = torch.randn(tensors["mean"].shape, generator=torch.Generator().manual_seed(seed))
+    return tensors["mean"] + (tensors["logvar"].clamp(*LOGVAR) / 2).exp() * noise_CHW
+
+
+def _mask(work: Work, digest: Digest) -> Tensor | None:
+    """From 0 to 1, (height, width) in pixels; None for a picture without one."""
+    import torch
+
+    data = work.read(digest)
+    if not data:
+        return None
+    _, size, _, values = data.split(b"\n", 3)  # binary PGM
+    width, height = map(int, size.split())
+    return torch.frombuffer(bytearray(values), dtype=torch.uint8).view(height, width) / 255.0
 
 
 def _state_before(work: Work, item: Item) -> dict[str, Tensor] | None:

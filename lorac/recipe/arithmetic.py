@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil
+from functools import cache
+from math import ceil, inf
 
 from lorac.rng import Stream
 
@@ -104,3 +105,24 @@ def saved_epochs(total: int, steps_per_epoch: int, every_n_epochs: int) -> list[
     if every_n_epochs < 1:
         return []
     return list(range(every_n_epochs, epoch_count(total, steps_per_epoch), every_n_epochs))
+
+
+@cache
+def step_rules(text: str) -> tuple[list[tuple[int, float]], float]:
+    """`"1:100,0.1:200,0.01"` as ([(100, 1.0), (200, 0.1)], 0.01): factors before a step, and the one behind the last.
+
+    Raises ValueError if the text is not of this form.
+    """
+    *pieces, last = text.split(",")
+    ends: dict[int, float] = {}
+    for piece in pieces:
+        factor, end = piece.split(":")
+        ends[int(end)] = _factor(factor)
+    return sorted(ends.items()), _factor(last)
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < inf:
+        raise ValueError(f"not a factor: {text}")
+    return value

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 
 from lorac.listing import EXTENSIONS
 from lorac.recipe.arithmetic import POLYNOMIAL_END
 from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
+from lorac.recipe.rules_train import TRAIN_RULES, Rule
 from lorac.recipe.schema import BLOCKS, BUILTIN_BASE, DOWN_BLOCKS, Document, Network, Train
 
 # `:`, `<`, `>` and `,` would end the name inside a prompt's <lora:name:weight>; the rest are no file names on Windows.
 _FORBIDDEN = re.compile(r'[:<>,/\\"|?*\x00-\x1f]')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
-
-Rule = Callable[[Document], Iterator[Finding]]
 
 
 def check(document: Document, wrong: Collection[KeyPath]) -> list[Finding]:
@@ -89,18 +88,6 @@ def _length(document: Document) -> Iterator[Finding]:
         yield Finding(("train", "steps"), "[train] has both epochs and steps", "take one out")
     if train.epochs is None and train.steps is None:
         yield Finding(("train",), "[train] has neither epochs nor steps", "add epochs = 10, or steps = 3000")
-
-
-def _warmup(document: Document) -> Iterator[Finding]:
-    train = document.train
-    at = ("train", "lr_warmup_steps")
-    warmup = train.lr_warmup_steps
-    if train.lr_scheduler == "constant" and warmup:
-        remedy = 'choose lr_scheduler = "constant_with_warmup", or take lr_warmup_steps out'
-        yield Finding(at, 'the scheduler "constant" has no warm-up', remedy)
-    elif isinstance(warmup, int) and train.steps is not None and warmup > train.steps:
-        cause = f"the warm-up of {warmup} steps is longer than the run of {train.steps}"
-        yield Finding(at, cause, "give fewer steps, or a share of the run such as 0.05")
 
 
 def _polynomial(document: Document) -> Iterator[Finding]:
@@ -214,7 +201,6 @@ _RULES: dict[Rule, list[KeyPath]] = {
     _sources: [("source",)],
     _name: [],
     _length: [("train", "epochs"), ("train", "steps")],
-    _warmup: [("train", "lr_scheduler")],
     _polynomial: [("train", "lr_scheduler"), ("train", "learning_rate")],
     _sizes: [("train", "base")],
     _bucket_limits: [],
@@ -223,4 +209,5 @@ _RULES: dict[Rule, list[KeyPath]] = {
     _without_unet: [("network", "targets")],
     _alphas_without_dims: [("network", name) for name in ("block_dims", "conv_block_dims", "conv_dim")],
     _nothing_left: [("network",)],
+    **TRAIN_RULES,
 }

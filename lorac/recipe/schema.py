@@ -515,7 +515,10 @@ class Loss(Section, frozen=True):
         Positive,
         key("Error above which huber and smooth_l1 count like l1.", nodes=LOSS, metadata="ss_huber_c"),
     ] = 0.1
-    huber_scale: Annotated[Positive, key("Factor on that threshold.", nodes=LOSS, metadata="ss_huber_scale")] = 1.0
+    huber_scale: Annotated[
+        Positive,
+        key("Factor on that threshold; not for the schedule snr.", nodes=LOSS, metadata="ss_huber_scale"),
+    ] = 1.0
     min_snr_gamma: Annotated[
         Positive | None,
         key(
@@ -583,7 +586,7 @@ class Loss(Section, frozen=True):
     ip_noise_gamma_random_strength: Annotated[
         bool,
         key(
-            "Draw that strength for each step between 0 and ip_noise_gamma.",
+            "Draw that strength for each picture between 0 and ip_noise_gamma.",
             nodes=LOSS,
             metadata="ss_ip_noise_gamma_random_strength",
         ),

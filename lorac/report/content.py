@@ -52,6 +52,7 @@ class Report:
     losses, unet_lr, text_lr: one value for each optimiser step; the rate of a part that was not trained is empty.
     epoch_ends: steps, counted from 1, after which a file was saved.
     regularisation_steps: for each step whether it showed a regularisation picture; empty where steps mix both.
+    validation: for each saved file the mean loss over held-out pictures, as `lora`, and that without it, as `base`.
     summary: the key figures, in the order of the page.
     """
 
@@ -68,4 +69,5 @@ class Report:
     text_lr: Sequence[float] = ()
     epoch_ends: Sequence[int] = ()
     regularisation_steps: Sequence[bool] = ()
+    validation: Sequence[Mapping[str, float]] = ()
     summary: Mapping[str, int | float] = field(default_factory=dict)

@@ -17,7 +17,8 @@ def training_section(report: Report) -> str:
     """The section, or nothing without losses."""
     if not report.losses:
         return ""
-    return f'<section id="training"><h2>Training</h2>\n{_loss(report)}{_learning_rate(report)}</section>\n'
+    parts = f"{_loss(report)}{_validation(report)}{_learning_rate(report)}"
+    return f'<section id="training"><h2>Training</h2>\n{parts}</section>\n'
 
 
 def _loss(report: Report) -> str:
@@ -68,6 +69,24 @@ def _means(series: Sequence[tuple[str, str, Sequence[Point]]]) -> str:
     return (
         '<div class="scroll"><table class="figures"><caption>Mean loss</caption>\n'
         f'<thead><tr><th scope="col">Shown</th>{heads}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table></div>\n'
+    )
+
+
+def _validation(report: Report) -> str:
+    """Losses of pictures that were held out, without the LoRA and after each part of the training."""
+    if not report.validation:
+        return ""
+    losses = [report.validation[0]["base"], *(losses["lora"] for losses in report.validation)]
+    names = ["Without the LoRA", *(f"After step {number(step)}" for step in report.epoch_ends)]
+    best = min(losses)
+    rows = "".join(
+        f'<tr><th scope="row">{name}</th><td>{loss:.4f}{" (lowest)" if loss == best else ""}</td></tr>\n'
+        for name, loss in zip(names, losses, strict=True)
+    )
+    return (
+        '<div class="scroll"><table class="figures"><caption>Loss of held-out pictures</caption>\n'
+        '<thead><tr><th scope="col">LoRA</th><th scope="col">Mean loss</th></tr></thead>\n'
+        f"<tbody>{rows}</tbody></table></div>\n"
     )
 
 

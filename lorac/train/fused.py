@@ -75,6 +75,11 @@ class Fused:
         output: Tensor = _Call.apply(operation, self._anchor, *inputs)  # type: ignore[no-untyped-call]
         return output
 
+    def start(self, accumulating: bool) -> None:
+        """Before forward: whether the next gradients are added to those that the factors have."""
+        for gradients in self._stacks:
+            gradients.accumulating = accumulating
+
     def finish(self) -> Tensor:
         """After backward: set the gradients of all factors; returns the norm of all of them."""
         for gradients in self._stacks:

@@ -30,8 +30,8 @@ class _Record(NamedTuple):
 class StackGradients:
     """Collects inputs and gradients of a stack's modules during one backward pass, then makes the factors' gradients.
 
-    The gradients live in buffers that are written anew each time; a module without a record gets zeros. `on_complete`
-    is called when all modules are recorded.
+    The gradients live in buffers that are written anew each time, or added to where `accumulating` is set before the
+    backward pass; a module without a record gets zeros. `on_complete` is called when all modules are recorded.
     """
 
     def __init__(self, stack: Stack, on_complete: Callable[[StackGradients], None]) -> None:
@@ -39,6 +39,7 @@ class StackGradients:
         self._down_MRI, self._up_MOR = torch.zeros_like(stack.down_MRI), torch.zeros_like(stack.up_MOR)
         self._weight_MOI = torch.zeros_like(stack.merged_MOI)
         self._records: list[_Record] = []
+        self.accumulating = False
 
     def record(self, first: int, count: int, x_LI: Tensor, dy_LO: Tensor) -> None:
         """Both tensors must stay unchanged until `finish`."""
@@ -67,8 +68,9 @@ class StackGradients:
         for first, count, x_LI, dy_LO in self._records:
             torch.mm(dy_LO.t(), x_LI, out=self._weight_MOI[first : first + count].flatten(0, 1))
         weight_MOI, down_MRI, up_MOR = self._weight_MOI.float(), self.stack.down_MRI, self.stack.up_MOR
-        torch.baddbmm(self._up_MOR, weight_MOI, down_MRI.mT, beta=0, alpha=self.stack.scale, out=self._up_MOR)
-        torch.baddbmm(self._down_MRI, up_MOR.mT, weight_MOI, beta=0, alpha=self.stack.scale, out=self._down_MRI)
+        beta = int(self.accumulating)
+        torch.baddbmm(self._up_MOR, weight_MOI, down_MRI.mT, beta=beta, alpha=self.stack.scale, out=self._up_MOR)
+        torch.baddbmm(self._down_MRI, up_MOR.mT, weight_MOI, beta=beta, alpha=self.stack.scale, out=self._down_MRI)
 
     def _through_rank(self) -> None:
         # Only the last layers of a text encoder can be missing (clip skip), so the recorded modules are the first ones.
@@ -78,8 +80,9 @@ class StackGradients:
         recorded = len(x_MLI)
         down_MRI, d_down_MRI = self.stack.down_MRI[:recorded], self._down_MRI[:recorded]
         up_MOR, d_up_MOR = self.stack.up_MOR[:recorded], self._up_MOR[:recorded]
-        torch.baddbmm(d_up_MOR, dy_MLO.mT, x_MLI @ down_MRI.mT, beta=0, alpha=self.stack.scale, out=d_up_MOR)
-        torch.baddbmm(d_down_MRI, (dy_MLO @ up_MOR).mT, x_MLI, beta=0, alpha=self.stack.scale, out=d_down_MRI)
+        beta = int(self.accumulating)
+        torch.baddbmm(d_up_MOR, dy_MLO.mT, x_MLI @ down_MRI.mT, beta=beta, alpha=self.stack.scale, out=d_up_MOR)
+        torch.baddbmm(d_down_MRI, (dy_MLO @ up_MOR).mT, x_MLI, beta=beta, alpha=self.stack.scale, out=d_down_MRI)
 
 
 class Adapted:

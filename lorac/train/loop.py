@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from itertools import islice
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lorac.errors import Interrupted, TrainingDiverged
 from lorac.train.helper import threads
+from lorac.train.objective import Pictures
 from lorac.train.slices import Slice, Step
 from lorac.train.step import Trainer
 
@@ -29,7 +30,7 @@ State = dict[str, Tensor]
 def train_segment(
     trainer: Trainer,
     steps: Slice,
-    latents: Sequence[Tensor],
+    pictures: Pictures,
     *,
     state: Mapping[str, Tensor] | None,
     progress: Callable[[int, float], None],
@@ -61,7 +62,7 @@ def train_segment(
             if time.monotonic() - saved_at >= snapshot_seconds:
                 snapshot(_state(trainer, step.index, losses))
                 saved_at = time.monotonic()
-            losses.add(step, trainer.step(step, latents))
+            losses.add(step, trainer.step(step, pictures))
             if losses.values:
                 progress(step.index + 1 - steps.first_step, losses.values[-1])
     return _state(trainer, steps.first_step + len(steps), losses), losses.values

@@ -1,10 +1,15 @@
-"""AdamW on the LoRA's factors, with clipping and loss scaling, and its state by kohya's names."""
+"""Updates of the LoRA's factors: clipping and loss scaling, and AdamW with its state by kohya's names.
+
+`library` has the optimisers of other packages.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +23,81 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW's settings; the defaults are kohya's. `max_grad_norm` 0 means that gradients are not clipped."""
+    """How factors change, under the recipe's names; None stands for the optimiser's own value.
 
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    `max_grad_norm` 0 means that gradients are not clipped, `ema_decay` 0 that nothing is averaged.
+    """
+
+    optimizer: str = "adamw"
+    optimizer_args: Mapping[str, Any] = field(default_factory=dict)
+    weight_decay: float | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
     max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+    scale_weight_norms: float | None = None
+
+    @classmethod
+    def of(cls, network: Mapping[str, Any], train: Mapping[str, Any]) -> Optimisation:
+        """From the sections of a train node's params, which hold more than this."""
+        given = {**network, **train}
+        return cls(**{f.name: given[f.name] for f in fields(cls) if f.name in given})
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of the named settings that are not left to the optimiser."""
+        values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-class Optimiser:
-    """One AdamW for each trained part, so that each has its learning rate and can be applied beside other work.
+class Optimiser(ABC):
+    """What all optimisers share. `applied(part)` is called when a part's factors are new."""
 
-    `apply` may return before the U-Net's factors are new; `settle` waits for that. `applied(part)` is called when a
-    part's are.
+    def __init__(
+        self,
+        lora: LoRANetwork,
+        trained: Sequence[Part],
+        settings: Optimisation,
+        loss_scale: LossScale,
+        applied: Callable[[Part], None],
+    ) -> None:
+        self._lora, self._trained, self._settings, self._loss_scale = lora, trained, settings, loss_scale
+        self._applied = applied
+
+    def apply(self, norm: Tensor, rates: Mapping[Part, float]) -> None:
+        """Use and forget the gradients, whose total norm is `norm`: clip, unscale, update."""
+        limit = self._settings.max_grad_norm
+        scale, overflow = self._loss_scale.value, self._loss_scale.overflow(norm)
+        excess = ((norm / scale + 1e-6) / limit).clamp(min=1.0) if limit else torch.ones_like(norm)
+        divisor: Tensor | None = scale * excess
+        if norm.device.type == "cpu" and divisor == 1.0:
+            divisor = None  # a division by 1 would write all gradients once more
+        self._loss_scale.update(norm)
+        self._update(divisor, overflow, rates)
+
+    @abstractmethod
+    def _update(self, divisor: Tensor | None, overflow: Tensor | None, rates: Mapping[Part, float]) -> None:
+        """Change the factors by their gradients over `divisor`, unless `overflow` is 1."""
+
+    def settle(self) -> None:  # noqa: B027 — most have nothing to wait for
+        """Wait until everything is applied."""
+
+    def averages(self) -> dict[nn.Parameter, Tensor] | None:
+        """The factors to be used outside of training, where those are others."""
+        return None
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All that it remembers, by names that contain kohya's; none begins with `lora_`."""
+
+    @abstractmethod
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what `state` gave."""
+
+
+class AdamW(Optimiser):
+    """One AdamW for each trained part, so that each can be applied beside other work.
+
+    `apply` may return before the U-Net's factors are new; `settle` waits for that.
     """
 
     def __init__(
@@ -39,37 +106,19 @@ class Optimiser:
         trained: Sequence[Part],
         settings: Optimisation,
         loss_scale: LossScale,
-        helper: Executor,
         applied: Callable[[Part], None],
+        helper: Executor,
     ) -> None:
-        self._lora, self._settings, self._loss_scale = lora, settings, loss_scale
-        self._helper, self._applied = helper, applied
+        super().__init__(lora, trained, settings, loss_scale, applied)
+        self._helper = helper
         self._running: list[Future[None]] = []
-        self.parts = {
-            part: torch.optim.AdamW(
-                lora.parameters(part),
-                betas=settings.betas,
-                eps=settings.eps,
-                weight_decay=settings.weight_decay,
-                fused=True,
-            )
-            for part in trained
-        }
+        own = settings.given("weight_decay", "betas", "eps")
+        self.parts = {part: torch.optim.AdamW(_groups(lora, part), fused=True, **own) for part in trained}
 
-    def apply(self, norm: Tensor, rates: Mapping[Part, float]) -> None:
-        """Use and forget the gradients, whose total norm is `norm`: clip, unscale, AdamW.
-
-        AdamW's kernel divides them by `grad_scale` as it reads them, and does nothing where `found_inf` is 1.
-        """
-        limit = self._settings.max_grad_norm
-        scale, overflow = self._loss_scale.value, self._loss_scale.overflow(norm)
-        excess = ((norm / scale + 1e-6) / limit).clamp(min=1.0) if limit else torch.ones_like(norm)
-        divisor: Tensor | None = scale * excess
-        if norm.device.type == "cpu" and divisor == 1.0:
-            divisor = None  # a division by 1 would write all gradients once more
+    def _update(self, divisor: Tensor | None, overflow: Tensor | None, rates: Mapping[Part, float]) -> None:
+        # AdamW's kernel divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1.
         for optimiser in self.parts.values():
             optimiser.grad_scale, optimiser.found_inf = divisor, overflow  # type: ignore[attr-defined]
-        self._loss_scale.update(norm)
         # The U-Net's factors are wanted last: they are updated beside the next step's text encoder.
         if "unet" in self.parts:
             self._running.append(self._helper.submit(self._apply_to, "unet", rates["unet"]))
@@ -78,13 +127,13 @@ class Optimiser:
 
     def _apply_to(self, part: Part, rate: float) -> None:
         optimiser = self.parts[part]
-        optimiser.param_groups[0]["lr"] = rate
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         self._applied(part)
 
     def settle(self) -> None:
-        """Wait until everything is applied."""
         for update in self._running:
             update.result()
         self._running.clear()
@@ -100,7 +149,6 @@ class Optimiser:
         return tensors | {"updates": counts[0] if counts else torch.zeros(())}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take what `state` gave."""
         moments = {moment: self._moment(moment) for moment in MOMENTS}
         for moment, values in moments.items():
             for name, view in self._lora.named(values).items():
@@ -119,3 +167,8 @@ class Optimiser:
             return value
 
         return {factor: of(part, factor) for part in PARTS for factor in self._lora.parameters(part)}
+
+
+def _groups(lora: LoRANetwork, part: Part) -> list[dict[str, Any]]:
+    """torch's parameter groups; `factor` is on the part's learning rate."""
+    return [{"params": group.parameters, "factor": group.factor} for group in lora.groups(part)]

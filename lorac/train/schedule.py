@@ -100,6 +100,10 @@ class Settings:
     lr_warmup_steps: int | float = 0
     lr_scheduler_num_cycles: int = 1
     lr_scheduler_power: float = 1.0
+    lr_scheduler_timescale: int | None = None
+    lr_scheduler_min_lr_ratio: float | None = None
+    lr_scheduler_step_rules: str | None = None
+    lr_decay_steps: int | float = 0
     shuffle_caption: bool = False
     keep_tokens: int = 0
     caption_dropout_rate: float = 0.0
@@ -201,6 +205,10 @@ class Schedule:
             settings.lr_scheduler_num_cycles,
             settings.lr_scheduler_power,
             settings.learning_rate,
+            settings.lr_scheduler_timescale,
+            settings.lr_scheduler_min_lr_ratio or 0.0,
+            warmup_steps(settings.lr_decay_steps, summary.steps),
+            settings.lr_scheduler_step_rules or "1",
         )
         together = settings.gradient_accumulation_steps
         for step in range(summary.steps):

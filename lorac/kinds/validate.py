@@ -1,0 +1,84 @@
+"""The mean loss over held-out pictures with a saved LoRA, always at the same timesteps and noise.
+
+Training has not seen these pictures, so their loss rises when the LoRA learns its own pictures by heart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lorac.engine.protocol import Failed, Made, Work
+from lorac.graph.nodes import Shape
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lorac.sd.lora import LoRANetwork
+
+NAME = "validate"
+VERSION = 1
+SHAPE = Shape.EACH
+POOL = "gpu"
+OUTPUTS = ("losses",)
+
+
+def run(work: Work) -> Iterable[Made | Failed]:
+    """`losses` is JSON: `lora` is the loss with it, `base` the loss without."""
+    judge = Judge(work)
+    base: float | None = None
+    for done, item in enumerate(work.items):
+        judge.load(work.open(item.inputs["lora"]))
+        base = judge.loss(0.0) if base is None else base
+        losses = {"base": base, "lora": judge.loss(1.0)}
+        yield Made(item.index, {"losses": json.dumps(losses, sort_keys=True).encode()})
+        work.progress(done + 1, len(work.items), "LoRAs")
+
+
+class Judge:
+    """The base and the held-out pictures; latents are the VAE's means."""
+
+    def __init__(self, work: Work) -> None:
+        from lorac.kinds import weights
+        from lorac.kinds.train import pictures
+        from lorac.sd.device import pick
+        from lorac.train.objective import Objective
+        from lorac.train.slices import decode
+
+        self.device = pick()
+        device, dtype = self.device.name, self.device.dtype
+        self.unet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
+        self.text = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
+        self.clip_skip: int = work.params["clip_skip"]
+        self.objective = Objective.of(work.params["loss"], work.params["prediction"])
+        self.steps = decode(work.read(work.shared["validation"]))
+        self.pictures = pictures(work)
+        self.lora: LoRANetwork | None = None
+
+    def load(self, blob: Path | bytes) -> None:
+        """Take another LoRA of the same run."""
+        from lorac.kinds.train import read_tensors
+        from lorac.sd.lora import LoRANetwork
+
+        tensors = read_tensors(blob)
+        if self.lora is None:
+            self.lora = LoRANetwork.of_state(self.unet, self.text, tensors)
+        else:
+            self.lora.load_state(tensors)
+
+    def loss(self, strength: float) -> float:
+        """The mean over all held-out samples, with the LoRA at `strength`."""
+        import torch
+
+        assert self.lora is not None
+        losses = []
+        with torch.no_grad():
+            self.lora.set_strength(strength)
+            for samples in (samples for step in self.steps.steps() for samples in step.batches):
+                batch = self.objective.batch(samples, self.pictures, self.steps.max_token_length)
+                context_BLD = self.text(batch.ids.to(self.device.name), self.clip_skip)
+                noisy_BCHW = batch.noisy.to(self.device.name, self.device.dtype)
+                estimate_BCHW = self.unet(noisy_BCHW, batch.timestep.to(self.device.name), context_BLD)
+                losses.append(self.objective.of_samples(estimate_BCHW, batch))
+            return float(torch.cat(losses).mean())
