@@ -2,7 +2,8 @@
 
     source ─▶ image ─┬─────────────▶ bucket ─┐
        │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ report
-       └────▶ caption ─▶ tokens ─────────────┘                 │        ▲
+       ├────▶ caption ─▶ tokens ─────────────┘                 │        ▲
+       └ tag ─────┘                                            │        │
     base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample
 
 A pure function of the recipe and the base's header. What enters a node's `params` is what its key contains: a setting
@@ -24,6 +25,7 @@ from lorac.recipe.base import BaseFacts, base_facts
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import PATHS, Prompt, read_by
+from lorac.recipe.tagger import MODEL, TAGS, tagger_folder
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class _Lowering:
             {"picture": Input(source, "picture", Take.EACH)},
             label=label,
         )
+        thresholds, seen, found_in = self._tagger(label, folder, source)
         caption = self._add(
             "caption",
             {
@@ -134,15 +137,44 @@ class _Lowering:
                 "prefix": found.prefix,
                 "suffix": found.suffix,
                 "fallback": folder.caption or "",
+                **thresholds,
             },
-            {"caption": Input(source, "caption", Take.EACH)},
+            {"caption": Input(source, "caption", Take.EACH), **seen},
             label=label,
-            hints={"extension": extension},
+            hints={"extension": extension, **found_in},
         )
         tokens = self._add("tokens", {}, {"caption": Input(caption, "caption", Take.EACH)}, label=label)
         pixels = Input(image, "pixels", Take.EACH)
         latent = self._add("latent", {}, {"pixels": pixels, "vae": vae}, label=label)
         return Pictures(label, folder, regularisation, source, image, caption, tokens, latent)
+
+    def _tagger(
+        self, label: str, folder: PictureSet, source: Node
+    ) -> tuple[dict[str, Value], dict[str, Input], dict[str, Value]]:
+        """What a tagger adds to the caption node of a folder: (params, inputs, hints).
+
+        Nothing without a tagger, and for a folder whose pictures without a text have a caption in the recipe.
+        """
+        settings = self.recipe.tagger
+        if settings.model is None or folder.caption:
+            return {}, {}, {}
+        at = tagger_folder(settings.model)
+        model, names = str(at / MODEL), str(at / TAGS)
+        tagger = self._add("tagger", {}, hints={"path": model, "sha256": settings.sha256})
+        vocabulary = self._add("vocabulary", {}, hints={"path": names})
+        shared = {"tags": Input(vocabulary, "tags")}
+        each = {port: Input(source, port, Take.EACH) for port in ("picture", "caption")}
+        tag = self._add(
+            "tag",
+            {},
+            {**each, "model": Input(tagger, "model"), **shared},
+            label=label,
+            hints={"model": model, "tags": names},
+        )
+        character = settings.threshold if settings.character_threshold is None else settings.character_threshold
+        thresholds: dict[str, Value] = {"general": settings.threshold, "character": character}
+        seen = {"probabilities": Input(tag, "probabilities", Take.EACH), **shared}
+        return {"thresholds": thresholds}, seen, {"tags": names}
 
     def _read_by(self, node: str) -> dict[str, Value]:
         """The recipe's values that a node kind reads as they stand, by section: what `schema.key(nodes=…)` says."""

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from lorac.engine.protocol import Kind, Scanner
-from lorac.kinds import base, caption, export, image, latent, report, sample, schedule, source, tokens, train, weights
+from lorac.kinds import (
+    base,
+    caption,
+    export,
+    image,
+    latent,
+    report,
+    sample,
+    schedule,
+    source,
+    tag,
+    tagger,
+    tokens,
+    train,
+    vocabulary,
+    weights,
+)
 
-SCANNERS: dict[str, Scanner] = {source.NAME: source, base.NAME: base}
+SCANNERS: dict[str, Scanner] = {source.NAME: source, base.NAME: base, tagger.NAME: tagger, vocabulary.NAME: vocabulary}
 KINDS: dict[str, Kind] = {
     weights.NAME: weights,
     image.NAME: image,
+    tag.NAME: tag,
     caption.NAME: caption,
     tokens.NAME: tokens,
     latent.NAME: latent,
