@@ -15,14 +15,21 @@ from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.sd.tokenizer import Tokenizer
 
+TAGGED = "(tagged when built)"
+"""Stands for the tags of a picture that only the tagger knows."""
+
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture, the caption as written (None without a file), and the tags that are trained."""
+    """A picture, the caption as written (None without a file), and the tags that are trained.
+
+    `tagged`: a build asks the tagger about this picture, and `tags` are only those that the recipe adds.
+    """
 
     picture: Picture
     raw: str | None
     tags: tuple[str, ...]
+    tagged: bool = False
 
     @property
     def text(self) -> str:
@@ -66,7 +73,8 @@ def _captioned(recipe: Recipe, spec: PictureSet, problems: list[Problem]) -> Ite
             cause, _, remedy = str(error).partition("; ")
             problems.append(Problem(shown_path(str(picture.caption_path)), f"the caption {cause}", remedy))
             continue
-        yield Captioned(picture, raw, apply(rules, spec.caption or "" if raw is None else raw))
+        tagged = raw is None and recipe.tagger.model is not None and not spec.caption
+        yield Captioned(picture, raw, apply(rules, spec.caption or "" if raw is None else raw), tagged)
 
 
 def caption_lines(recipe: Recipe) -> list[str]:
@@ -76,7 +84,8 @@ def caption_lines(recipe: Recipe) -> list[str]:
     for folder in folders(recipe):
         for captioned in folder.pictures:
             count = len(encode(captioned.text))
-            lines.append(f"{count:5}  {folder.label}/{captioned.picture.name}  {captioned.text}")
+            shown, text = ("?", joined([*captioned.tags, TAGGED])) if captioned.tagged else (str(count), captioned.text)
+            lines.append(f"{shown:>5}  {folder.label}/{captioned.picture.name}  {text}")
             if count > limit:
                 kept = fitting(captioned.tags, limit)
                 lines.append(f"       cut off, in the order written: {joined(captioned.tags[kept:])}")
