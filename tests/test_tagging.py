@@ -12,6 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from lorac.digest import digest
 from lorac.engine import events
 from lorac.engine.build import make
 from lorac.errors import InputError
@@ -213,6 +214,24 @@ def test_a_folder_without_a_tagger_is_named(site: Site, gone: str) -> None:
     (site.root / "tagger" / gone).unlink()
     with pytest.raises(InputError, match=f"tagger/{gone}: the tagger's file cannot be read"):
         site.captions()
+
+
+def test_bytes_that_the_store_lost_are_made_again(site: Site) -> None:
+    before = site.captions()
+    store = Store(site.root / "store")
+    table_of = digest((site.root / "tagger" / "selected_tags.csv").read_bytes())
+    node = lower(load([site.save()])).part(lambda node: node.kind == "tag")
+    results = make(node, KINDS, SCANNERS, store, lambda event: None, jobs=1)
+    column = next(result.column("probabilities", store) for of, result in results.items() if of.kind == "tag")
+    for lost in (table_of, column[0]):
+        assert store.read(lost)
+        store.ledger.drop_blob(lost)
+    again = make(node, KINDS, SCANNERS, store, lambda event: None, jobs=1)
+    assert again == results
+    assert store.read(table_of)
+    assert store.read(column[0])
+    store.close()
+    assert site.captions() == before
 
 
 def test_without_a_tagger_the_graph_knows_nothing_of_it(site: Site) -> None:
