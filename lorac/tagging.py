@@ -69,20 +69,24 @@ def folders(
 def lines(found: list[tuple[Recipe, list[Folder]]], *, dry_run: bool) -> Iterator[str]:
     """Writes the texts, unless `dry_run`, and says what became of every picture, and which rules met no tag."""
     count: Counter[str] = Counter()
-    done: set[Path] = set()
+    done: dict[Path, str] = {}  # two recipes may share a folder: the second one keeps what the first has written
     for recipe, sets in found:
         yield recipe.name
         for folder in sets:
             for tagged in folder.pictures:
-                fate = "kept" if not tagged.new else "seen" if dry_run else "written"
-                if tagged.new and not tagged.text:
+                text = done.get(tagged.path, tagged.text)
+                if not tagged.new or tagged.path in done:
+                    fate = "kept"
+                elif not text:
                     fate = "nothing"
-                elif fate == "written" and tagged.path not in done:
-                    # Two recipes may share a folder: the second one finds the file, or the same text, there.
-                    files.write(tagged.path, f"{tagged.text}\n".encode())
-                    done.add(tagged.path)
+                elif dry_run:
+                    fate = "seen"
+                else:
+                    fate = "written"
+                    files.write(tagged.path, f"{text}\n".encode())
+                    done[tagged.path] = text
                 count[fate] += 1
-                yield f"  {fate:<8} {Path(folder.spec.path).name}/{tagged.picture.name}  {tagged.text}".rstrip()
+                yield f"  {fate:<8} {Path(folder.spec.path).name}/{tagged.picture.name}  {text}".rstrip()
         yield from idle_rules(recipe, sets)
     yield ", ".join(f"{number} {fate}" for fate, number in sorted(count.items()))
 
@@ -122,7 +126,7 @@ def _folders(
     thresholds = Thresholds(settings.threshold, character)
     nodes = {_path(node): node for node in graph.nodes if node.kind == "tag"}
     names = next(node for node in graph.nodes if node.kind == "vocabulary")
-    tags = read_tags(store.read(results[names].outputs["tags"]), shown_path(str(names.hints["path"])))
+    tags = read_tags(store.read(results[names].outputs["file"]), shown_path(str(names.hints["path"])))
     problems: list[Problem] = []
     found = []
     for spec in (*recipe.sources, *recipe.regularisation):

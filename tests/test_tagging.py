@@ -234,6 +234,16 @@ def test_bytes_that_the_store_lost_are_made_again(site: Site) -> None:
     assert site.captions() == before
 
 
+def test_why_names_the_tagger(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site.root)
+    site.captions()
+    (site.root / "tagger" / "selected_tags.csv").write_text(table(NAMES, ["another"]), encoding="utf-8")
+    lines = lorac("why", "r.toml", "--store", "store").stdout.splitlines()
+    told = {" ".join(line.split()) for line in lines}
+    assert "vocabulary changed the file changed" in told
+    assert "tag[pictures] 3 of 3 to make vocabulary changed" in told
+
+
 def test_without_a_tagger_the_graph_knows_nothing_of_it(site: Site) -> None:
     del site.recipe["tagger"]
     nodes = lower(load([site.save()])).nodes
@@ -301,6 +311,14 @@ def test_overwrite_replaces_what_is_there(here: Site) -> None:
     assert tag("--overwrite", "-n")[-1] == "3 seen"
     assert texts() == dict.fromkeys(COLOURS, b"mine")
     assert tag("--overwrite")[-1] == "3 written"
+    assert texts() == {stem: f"{', '.join(seen(colour))}\n".encode() for stem, colour in COLOURS.items()}
+
+
+def test_a_second_recipe_keeps_what_the_first_has_written(here: Site) -> None:
+    (here.root / "s.toml").write_text(toml(here.recipe | {"tagger": {"model": "tagger", "threshold": 0.8}}), "utf-8")
+    lines = tag("s.toml")
+    assert lines[-1] == "3 kept, 3 written"
+    assert lines[lines.index("s") + 1 :][:3] == [line.replace("written", "kept   ") for line in lines[1:4]]
     assert texts() == {stem: f"{', '.join(seen(colour))}\n".encode() for stem, colour in COLOURS.items()}
 
 

@@ -162,12 +162,12 @@ class _Lowering:
         model, names = str(at / MODEL), str(at / TAGS)
         tagger = self._add("tagger", {}, hints={"path": model, "sha256": settings.sha256})
         vocabulary = self._add("vocabulary", {}, hints={"path": names})
-        shared = {"tags": Input(vocabulary, "tags")}
+        shared = {"tags": Input(vocabulary, "file")}
         each = {port: Input(source, port, Take.EACH) for port in ("picture", "caption")}
         tag = self._add(
             "tag",
             {},
-            {**each, "model": Input(tagger, "model"), **shared},
+            {**each, "model": Input(tagger, "file"), **shared},
             label=label,
             hints={"model": model, "tags": names},
         )

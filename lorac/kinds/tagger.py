@@ -15,7 +15,7 @@ from lorac.listing import shown_path
 NAME = "tagger"
 VERSION = 1
 SHAPE = Shape.ONE
-OUTPUTS = ("model",)
+OUTPUTS = ("file",)
 INGESTS = False
 
 
@@ -28,7 +28,7 @@ def scan(
     if wanted is not None and found[0].hex() != wanted:
         cause = f"has the SHA-256 {found[0].hex()}, and the recipe wants {wanted}"
         raise InputError([Problem(shown_path(path), cause, "get the file that is meant, or change tagger.sha256")])
-    return [], {"model": found}, {}
+    return [], {"file": found}, {}
 
 
 def read_one(path: Path, read: FileReader, *, ingest: bool) -> list[Digest]:

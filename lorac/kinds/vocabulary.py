@@ -14,11 +14,11 @@ from lorac.kinds.tagger import read_one
 NAME = "vocabulary"
 VERSION = 1
 SHAPE = Shape.ONE
-OUTPUTS = ("tags",)
+OUTPUTS = ("file",)
 INGESTS = True
 
 
 def scan(
     params: Mapping[str, Any], hints: Mapping[str, Any], read: FileReader
 ) -> tuple[list[str], dict[str, list[Digest]], dict[Digest, bytes]]:
-    return [], {"tags": read_one(Path(hints["path"]), read, ingest=True)}, {}
+    return [], {"file": read_one(Path(hints["path"]), read, ingest=True)}, {}
