@@ -23,6 +23,7 @@ from lorac.graph.nodes import Graph, Node
 from lorac.kinds.registry import KINDS, SCANNERS
 from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe.recipe import PictureSet, Recipe
+from lorac.recipe.tagger import thresholds
 from lorac.store import files
 from lorac.store.blobs import Store
 from lorac.tagger.vocabulary import Tag, Thresholds, caption, read_tags
@@ -121,9 +122,7 @@ def _of_all(graph: Graph) -> Graph:
 def _folders(
     recipe: Recipe, graph: Graph, results: Mapping[Node, Result], store: Store, *, overwrite: bool
 ) -> list[Folder]:
-    settings = recipe.tagger
-    character = settings.threshold if settings.character_threshold is None else settings.character_threshold
-    thresholds = Thresholds(settings.threshold, character)
+    levels = Thresholds(**thresholds(recipe.tagger))
     nodes = {_path(node): node for node in graph.nodes if node.kind == "tag"}
     names = next(node for node in graph.nodes if node.kind == "vocabulary")
     tags = read_tags(store.read(results[names].outputs["file"]), shown_path(str(names.hints["path"])))
@@ -136,8 +135,10 @@ def _folders(
         if node is not None and not spec.caption:
             column = results[node].column("probabilities", store)
             seen = {path: store.read(value) for path, value in zip(results[node].names, column, strict=True)}
+        if not overwrite:  # somebody may have written a text while the tagger was at work
+            seen = {p.path: seen[p.path] for p in listed if p.caption_path is None and p.path in seen}
         extension = recipe.caption.extension
-        found.append(Folder(spec, tuple(_tagged(listed, seen, tags, thresholds, extension, problems))))
+        found.append(Folder(spec, tuple(_tagged(listed, seen, tags, levels, extension, problems))))
     if problems:
         raise InputError(problems)
     return found
@@ -151,7 +152,7 @@ def _tagged(
     listed: list[Picture],
     seen: Mapping[str, bytes],
     tags: tuple[Tag, ...],
-    thresholds: Thresholds,
+    levels: Thresholds,
     extension: str,
     problems: list[Problem],
 ) -> Iterator[Tagged]:
@@ -159,7 +160,7 @@ def _tagged(
         path = Path(picture.caption_path or Path(picture.path).with_suffix(extension))
         probabilities = seen.get(picture.path, b"")
         if probabilities:
-            yield Tagged(picture, path, caption(tags, probabilities, thresholds), new=True)
+            yield Tagged(picture, path, caption(tags, probabilities, levels), new=True)
         elif picture.caption_path is not None:
             try:
                 yield Tagged(picture, path, decode_caption(path.read_bytes()), new=False)

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from lorac import tagging
 from lorac.digest import digest
 from lorac.engine import events
 from lorac.engine.build import make
@@ -320,6 +321,20 @@ def test_a_second_recipe_keeps_what_the_first_has_written(here: Site) -> None:
     assert lines[-1] == "3 kept, 3 written"
     assert lines[lines.index("s") + 1 :][:3] == [line.replace("written", "kept   ") for line in lines[1:4]]
     assert texts() == {stem: f"{', '.join(seen(colour))}\n".encode() for stem, colour in COLOURS.items()}
+
+
+def test_a_text_that_was_written_meanwhile_is_kept(here: Site) -> None:
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.NodeFinished):
+            here.text("絵 1").write_text("mine", encoding="utf-8")
+
+    store = Store(here.root / "store")
+    try:
+        found = tagging.folders(load([Path("r.toml")]), store, listen, jobs=1, overwrite=False)
+        assert list(tagging.lines(found, dry_run=False))[-1] == "1 kept, 2 written"
+    finally:
+        store.close()
+    assert texts()["絵 1"] == b"mine"
 
 
 def test_the_extension_of_the_recipe_is_used(here: Site) -> None:

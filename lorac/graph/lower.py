@@ -25,7 +25,7 @@ from lorac.recipe.base import BaseFacts, base_facts
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import PATHS, Prompt, read_by
-from lorac.recipe.tagger import MODEL, TAGS, tagger_folder
+from lorac.recipe.tagger import MODEL, TAGS, tagger_folder, thresholds
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class _Lowering:
             {"picture": Input(source, "picture", Take.EACH)},
             label=label,
         )
-        thresholds, seen, found_in = self._tagger(label, folder, source)
+        levels, seen, found_in = self._tagger(label, folder, source)
         caption = self._add(
             "caption",
             {
@@ -137,7 +137,7 @@ class _Lowering:
                 "prefix": found.prefix,
                 "suffix": found.suffix,
                 "fallback": folder.caption or "",
-                **thresholds,
+                **levels,
             },
             {"caption": Input(source, "caption", Take.EACH), **seen},
             label=label,
@@ -171,10 +171,8 @@ class _Lowering:
             label=label,
             hints={"model": model, "tags": names},
         )
-        character = settings.threshold if settings.character_threshold is None else settings.character_threshold
-        thresholds: dict[str, Value] = {"general": settings.threshold, "character": character}
         seen = {"probabilities": Input(tag, "probabilities", Take.EACH), **shared}
-        return {"thresholds": thresholds}, seen, {"tags": names}
+        return {"thresholds": dict(thresholds(settings))}, seen, {"tags": names}
 
     def _read_by(self, node: str) -> dict[str, Value]:
         """The recipe's values that a node kind reads as they stand, by section: what `schema.key(nodes=…)` says."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from lorac.recipe.schema import BUILTIN_TAGGER
+from lorac.recipe.schema import BUILTIN_TAGGER, Tagger
 
 MODEL = "model.onnx"
 TAGS = "selected_tags.csv"
@@ -16,3 +16,9 @@ def tagger_folder(model: str) -> Path:
     if model == BUILTIN_TAGGER:
         return Path(str(resources.files("lorac.mini") / "tagger"))
     return Path(model)
+
+
+def thresholds(settings: Tagger) -> dict[str, float]:
+    """Probabilities from which general tags and names of characters are taken."""
+    character = settings.character_threshold
+    return {"general": settings.threshold, "character": settings.threshold if character is None else character}
