@@ -2,7 +2,9 @@
 
     python -m lorac.mini.tagger_train --work DIR --cores 2
 
-Kill it and run the same command again: it continues from its last snapshot. Needs `pip install lorac[mini]`.
+Kill it and run the same command again: it continues from its last snapshot. Everything is seeded. On two cores of an
+AMD EPYC (Zen 3, 2.45 GHz) drawing takes a minute, the VAE another, and a step 0.9 s when nothing else runs; the files
+that ship took 39 minutes beside other work. Needs the package `onnx` (the extra `mini`).
 
 Legend: N drawings, B batch, C channels (blue, green, red), H height, W width, T tags.
 """
