@@ -54,8 +54,11 @@ def findings(recipe: Recipe) -> list[Finding]:
 def misspelt_rule(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
     """L001: an exclude or replace rule that meets no tag, but almost one, is a typing error.
 
-    One that is like no tag is left alone: lists of tags to exclude are shared between recipes.
+    One that is like no tag is left alone: lists of tags to exclude are shared between recipes. What a tagger will see
+    is not known here; `lorac tag` says which rules met nothing of it.
     """
+    if any(captioned.tagged for folder in sets for captioned in folder.pictures if not folder.regularisation):
+        return
     raws = [c.raw for folder in sets if not folder.regularisation for c in folder.pictures if c.raw is not None]
     named = (*recipe.caption.exclude, *recipe.caption.replace)
     tags = {tag for raw in raws for tag in split_tags(raw)} - set(split_tags(",".join(named)))

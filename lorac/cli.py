@@ -269,6 +269,42 @@ def captions(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None)
             click.echo(line)
 
 
+@main.command(short_help="Write what the tagger sees to text files.")
+@recipe_options
+@store_option
+@click.option("-n", "--dry-run", is_flag=True, help="Only print; write no text files.")
+@click.option("--overwrite", is_flag=True, help="Tag every picture; replace the text files that are there.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, help="CPU workers.", show_default="cores"
+)
+def tag(
+    recipes: tuple[Path, ...],
+    sets: tuple[str, ...],
+    base: str | None,
+    store: Path,
+    dry_run: bool,
+    overwrite: bool,
+    jobs: int,
+) -> None:
+    """Write the tags of each RECIPE's pictures to text files beside them, for editing.
+
+    A picture that has a text file is left alone. Written is all that the tagger sees above the recipe's threshold:
+    trigger words, exclude and replace stay in the recipe, and a build applies them to the text.
+    """
+    from lorac import tagging
+    from lorac.engine.console import console
+    from lorac.recipe.load import load
+
+    lines = console()
+    with opened(store) as blobs:
+        try:
+            found = tagging.folders(load(recipes, sets, base), blobs, lines, jobs=jobs, overwrite=overwrite)
+        finally:
+            lines.close()
+    for line in tagging.lines(found, dry_run=dry_run):
+        click.echo(line)
+
+
 @main.command(short_help="Print the build graph.")
 @recipe_options
 @click.option("--format", "style", type=click.Choice(["dot", "mermaid", "json"]), default="dot", show_default=True)

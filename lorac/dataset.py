@@ -16,15 +16,22 @@ from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.sd.tokenizer import Tokenizer
 from lorac.wildcards import final, showings
 
+TAGGED = "(tagged when built)"
+"""Stands for the tags of a picture that only the tagger knows."""
+
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture, the caption as written (None without a file), the final one, and the tags of each way to show it."""
+    """A picture, the caption as written (None without a file), the final one, and the tags of each way to show it.
+
+    `tagged`: a build asks the tagger about this picture, and the tags are only those that the recipe adds.
+    """
 
     picture: Picture
     raw: str | None
     text: str
     readings: tuple[tuple[str, ...], ...]
+    tagged: bool = False
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -77,7 +84,8 @@ def _captioned(recipe: Recipe, spec: PictureSet, problems: list[Problem]) -> Ite
             cause, _, remedy = str(error).partition("; ")
             problems.append(Problem(shown_path(written or picture.path), f"the caption {cause}", remedy))
             continue
-        yield Captioned(picture, raw, text, tuple(shown.tags for line in lines for shown in line))
+        tagged = raw is None and recipe.tagger.model is not None and not spec.caption
+        yield Captioned(picture, raw, text, tuple(shown.tags for line in lines for shown in line), tagged)
 
 
 def caption_lines(recipe: Recipe) -> list[str]:
@@ -90,8 +98,9 @@ def caption_lines(recipe: Recipe) -> list[str]:
     for folder in folders(recipe):
         for captioned in folder.pictures:
             count, tags = captioned.longest()
-            first, *more = captioned.text.split("\n")
-            lines.append(f"{count:5}  {folder.label}/{captioned.picture.name}  {first}")
+            shown = "?" if captioned.tagged else str(count)
+            first, *more = (joined([*captioned.tags, TAGGED]) if captioned.tagged else captioned.text).split("\n")
+            lines.append(f"{shown:>5}  {folder.label}/{captioned.picture.name}  {first}")
             lines += [f"       or  {line}" for line in more]
             if count > limit:
                 kept = fitting(tags, limit)

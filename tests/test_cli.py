@@ -23,7 +23,20 @@ from tests.tiny import draw_pictures, make_project
 
 ROOT = Path(__file__).parent.parent
 RIHO = ROOT / "recipes" / "riho_head.toml"
-VERBS = ["init", "import", "build", "plan", "why", "check", "captions", "graph", "inspect", "schema", "completion"]
+VERBS = [
+    "init",
+    "import",
+    "build",
+    "plan",
+    "why",
+    "check",
+    "captions",
+    "tag",
+    "graph",
+    "inspect",
+    "schema",
+    "completion",
+]
 KINDS = {
     "base", "weights", "source", "image", "caption", "tokens", "latent", "schedule", "train", "export", "sample",
     "report",

@@ -76,10 +76,10 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "train.save_every_n_epochs": (2, {"schedule"} | WRITTEN),
     "caption.keep_tokens_separator": ("|||", {"caption", "tokens"} | WRITTEN),
     "caption.enable_wildcard": (True, {"caption", "tokens"} | WRITTEN),
-    "tagger.model": (None, set()),
-    "tagger.sha256": (None, set()),
-    "tagger.threshold": (None, set()),
-    "tagger.character_threshold": (None, set()),
+    "tagger.model": (None, set()),  # adds nodes: see test_a_tagger_s_settings_are_in_the_keys_that_they_can_change
+    "tagger.sha256": ("0" * 64, WRITTEN),
+    "tagger.threshold": (0.5, WRITTEN),
+    "tagger.character_threshold": (0.5, WRITTEN),
     "network.weights": (None, set()),
     "network.rslora": (True, {"train"} | WRITTEN),
     "network.dora": (True, {"train"} | WRITTEN),
@@ -267,6 +267,26 @@ def test_a_lora_to_go_on_from_is_an_input_of_training(folder: Path) -> None:
     assert train.params == without.params and "start" not in without.inputs
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("tagger.sha256", "0" * 64, WRITTEN),
+        ("tagger.threshold", 0.5, {"caption"} | WRITTEN),
+        ("tagger.character_threshold", 0.5, {"caption"} | WRITTEN),
+        ("caption.exclude", ["smile"], {"caption"} | WRITTEN),
+        ("source.alpha", "black", IMAGES),
+    ],
+)
+def test_a_tagger_s_settings_are_in_the_keys_that_they_can_change(
+    folder: Path, setting: str, value: object, expected: set[str]
+) -> None:
+    before = graph(folder, {"tagger.model": "builtin:mini"})
+    after = graph(folder, {"tagger.model": "builtin:mini", setting: value})
+    assert {node.kind for node in before.nodes} >= {"tag", "tagger", "vocabulary"}
+    changed = {old.kind for old, new in zip(before.nodes, after.nodes, strict=True) if own(old) != own(new)}
+    assert changed == expected
+
+
 def test_paths_are_in_no_key(folder: Path, tmp_path: Path, tiny_base: Path) -> None:
     """The same project in another folder is the same graph, but for where its files lie."""
     for name in ("pictures", "class"):
@@ -286,7 +306,7 @@ def test_every_input_names_an_output_of_the_kind_it_comes_from(folder: Path) -> 
     from lorac.kinds.registry import KINDS, SCANNERS
 
     kinds: dict[str, Any] = {**KINDS, **SCANNERS}
-    made = graph(folder, {})
+    made = graph(folder, {"tagger.model": "builtin:mini"})
     for node in made.nodes:
         for port, source in [*node.inputs.items(), *((o.file, o.value) for o in made.outputs if o.value.node is node)]:
             of = kinds[source.node.kind]

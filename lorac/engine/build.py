@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lorac.digest import Digest
+from lorac.digest import Digest, split
 from lorac.engine import events, outputs
 from lorac.engine.executor import Executor
 from lorac.engine.protocol import Kind, Scanner
@@ -23,7 +23,7 @@ from lorac.store.blobs import Store
 from lorac.store.ledger import LedgerDamaged
 
 LOCK_SECONDS = 24 * 3600
-PACKAGES = ("torch", "transformers", "safetensors", "pillow", "numpy", "msgspec")
+PACKAGES = ("torch", "transformers", "safetensors", "pillow", "numpy", "msgspec", "onnxruntime")
 
 
 @dataclass
@@ -91,6 +91,32 @@ def build(
             finished(False)
             raise
     finished(True)
+
+
+def make(
+    graph: Graph,
+    kinds: Mapping[str, Kind],
+    scanners: Mapping[str, Scanner],
+    store: Store,
+    listen: events.Listener,
+    *,
+    jobs: int,
+) -> dict[Node, Result]:
+    """Bring a part of a graph up to date and write no outputs; the bytes of all results are then in the store.
+
+    What is made here the next build finds. Raises what the executor raises.
+    """
+    with _Lock(store, listen):
+        executor = Executor(graph, kinds, scanners, store, listen, jobs=jobs)
+        while True:
+            results = executor.run()
+            inside = [(n, r) for n, r in results.items() if n.kind in kinds or scanners[n.kind].INGESTS]
+            if not executor.ensure({node: set(result.outputs.values()) for node, result in inside}):
+                continue
+            columns = [(node, result) for node, result in inside if result.names and node.kind in kinds]
+            items = ((n, d) for n, r in columns for output in r.outputs.values() for d in split(store.read(output)))
+            if executor.ensure(_grouped(items)):
+                return dict(results)
 
 
 def _run(

@@ -16,6 +16,8 @@ from lorac.graph.nodes import Graph, Node
 from lorac.store.blobs import BlobMissing, Store
 from lorac.store.ledger import Last
 
+SCANNED = ("source", "base", "start", "tagger", "vocabulary")
+"""Kinds that are read and not made."""
 SHOWN = 5
 """How many files or settings are named for one node."""
 
@@ -70,7 +72,7 @@ class _Explanation:
             return None
         amount = _amount(cast.todo, cast.total, "to make") if cast.outlook is Outlook.RUNS else "found"
         if last is None or last.manifest.fields != cast.look.manifest.fields:
-            if node.kind in ("source", "base", "start"):
+            if node.kind in SCANNED:
                 amount = "new" if last is None else "changed"
             return Line(
                 self._label(node), amount, self.reasons(node, cast.look.manifest, last.manifest if last else None)
@@ -90,7 +92,7 @@ class _Explanation:
         for node, last in lasts.items():
             if last.build == newest:
                 amount = _amount(last.ran, last.total, "made") if last.ran else "found"
-                amount = "read" if node.kind in ("source", "base", "start") else amount
+                amount = "read" if node.kind in SCANNED else amount
                 lines.append(Line(self._label(node), amount, self.reasons(node, last.manifest, last.previous)))
         yield from _table(lines)
 

@@ -2,7 +2,8 @@
 
     source ─▶ image ─┬─────────────▶ bucket ─┐
        │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ report
-       └────▶ caption ─▶ tokens ─────────────┘                 │        ▲
+       ├────▶ caption ─▶ tokens ─────────────┘                 │        ▲
+       └ tag ─────┘                                            │        │
     base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample, validate
 
 A pure function of the recipe and the base's header. What enters a node's `params` is what its key contains: a setting
@@ -26,6 +27,7 @@ from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.rules_train import contradictions
 from lorac.recipe.schema import PATHS, Prompt, read_by
+from lorac.recipe.tagger import MODEL, TAGS, tagger_folder, thresholds
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class _Lowering:
             {"picture": Input(source, "picture", Take.EACH)},
             label=label,
         )
+        levels, seen, found_in = self._tagger(label, folder, source)
         caption = self._add(
             "caption",
             {
@@ -150,10 +153,11 @@ class _Lowering:
                 "suffix": found.suffix,
                 "fallback": folder.caption or "",
                 **reading,
+                **levels,
             },
-            {"caption": Input(source, "caption", Take.EACH)},
+            {"caption": Input(source, "caption", Take.EACH), **seen},
             label=label,
-            hints={"extension": extension},
+            hints={"extension": extension, **found_in},
         )
         final = {"caption": Input(caption, "caption", Take.EACH)}
         tokens = self._add("tokens", reading, final, label=label, hints={"extension": extension})
@@ -162,6 +166,32 @@ class _Lowering:
         flip = self.recipe.train.flip_aug
         flipped = self._add("latent", {"flip": True}, encoded, label=f"{label} mirrored") if flip else None
         return Pictures(label, folder, regularisation, source, image, caption, tokens, latent, flipped)
+
+    def _tagger(
+        self, label: str, folder: PictureSet, source: Node
+    ) -> tuple[dict[str, Value], dict[str, Input], dict[str, Value]]:
+        """What a tagger adds to the caption node of a folder: (params, inputs, hints).
+
+        Nothing without a tagger, and for a folder whose pictures without a text have a caption in the recipe.
+        """
+        settings = self.recipe.tagger
+        if settings.model is None or folder.caption:
+            return {}, {}, {}
+        at = tagger_folder(settings.model)
+        model, names = str(at / MODEL), str(at / TAGS)
+        tagger = self._add("tagger", {}, hints={"path": model, "sha256": settings.sha256})
+        vocabulary = self._add("vocabulary", {}, hints={"path": names})
+        shared = {"tags": Input(vocabulary, "file")}
+        each = {port: Input(source, port, Take.EACH) for port in ("picture", "caption")}
+        tag = self._add(
+            "tag",
+            {},
+            {**each, "model": Input(tagger, "file"), **shared},
+            label=label,
+            hints={"model": model, "tags": names},
+        )
+        seen = {"probabilities": Input(tag, "probabilities", Take.EACH), **shared}
+        return {"thresholds": dict(thresholds(settings))}, seen, {"tags": names}
 
     def _read_by(self, node: str) -> dict[str, Value]:
         """The recipe's values that a node kind reads as they stand, by section: what `schema.key(nodes=…)` says."""

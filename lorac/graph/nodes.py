@@ -10,7 +10,7 @@ A node's `shape` says how often its kind runs:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -104,6 +104,19 @@ class Graph:
         if node.name not in names:
             names.append(node.name)
         return known
+
+    def part(self, wanted: Callable[[Node], bool]) -> Graph:
+        """The nodes that `wanted` picks and those before them, without any outputs."""
+        needed: set[Node] = set()
+        for node in reversed(self.nodes):
+            if wanted(node) or node in needed:
+                needed |= {node, *(source.node for source in node.inputs.values())}
+        part = Graph()
+        for node in self.nodes:
+            if node in needed:
+                part.add(node)
+                part.names[node] = self.names[node]
+        return part
 
     def of_recipe(self, recipe: str) -> Iterator[Node]:
         """The nodes that a recipe uses, in dependency order."""

@@ -1,4 +1,7 @@
-"""The text beside a picture becomes its final caption: the recipe's rules applied, tags joined by comma and space."""
+"""The text beside a picture becomes its final caption: the recipe's rules applied, tags joined by comma and space.
+
+With a tagger, what it saw stands for a text that is not there: its tags above their thresholds, the likeliest first.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lorac.captions import Rules, decode_caption
-from lorac.engine.protocol import Failed, Made, Work
+from lorac.engine.protocol import Failed, Item, Made, Work
 from lorac.errors import Problem
 from lorac.graph.nodes import Shape
 from lorac.kinds.source import ABSENT
 from lorac.listing import shown_path
+from lorac.tagger.vocabulary import Tag, Thresholds, caption, read_tags
 from lorac.wildcards import final
 
 NAME = "caption"
@@ -32,10 +36,14 @@ def run(work: Work) -> Iterable[Made | Failed]:
         wildcard=params.get("wildcard", False),
     )
     texts = work.read_many([item.inputs["caption"] for item in work.items])
+    tags_of = _Tagged(work) if "tags" in work.shared else None
     for item in work.items:
         absent = item.inputs["caption"] == ABSENT
         try:
-            raw = params["fallback"] if absent else decode_caption(texts[item.inputs["caption"]], rules.wildcard)
+            if absent:
+                raw = tags_of(item) if tags_of else params["fallback"]
+            else:
+                raw = decode_caption(texts[item.inputs["caption"]], rules.wildcard)
         except ValueError as error:
             cause, _, remedy = str(error).partition("; ")
             file = Path(item.name).with_suffix(work.hints["extension"])
@@ -44,6 +52,21 @@ def run(work: Work) -> Iterable[Made | Failed]:
         text = final(rules, raw)
         if not text and absent:
             remedy = f"write {work.hints['extension']} files beside the pictures, or give the source trigger words"
-            yield Failed(item.index, [Problem(shown_path(item.name), "the picture has no caption", remedy)])
+            cause = "the picture has no caption"
+            if tags_of:
+                cause, remedy = "the tagger saw nothing above its threshold", f"lower tagger.threshold, or {remedy}"
+            yield Failed(item.index, [Problem(shown_path(item.name), cause, remedy)])
             continue
         yield Made(item.index, {"caption": text.encode()})
+
+
+class _Tagged:
+    """The tags of a picture that has no text, as a text."""
+
+    def __init__(self, work: Work) -> None:
+        self._read = work.read
+        self._tags: tuple[Tag, ...] = read_tags(work.read(work.shared["tags"]), shown_path(work.hints["tags"]))
+        self._thresholds = Thresholds(**work.params["thresholds"])
+
+    def __call__(self, item: Item) -> str:
+        return caption(self._tags, self._read(item.inputs["probabilities"]), self._thresholds)

@@ -14,16 +14,26 @@ from lorac.kinds import (
     schedule,
     source,
     start,
+    tag,
+    tagger,
     tokens,
     train,
     validate,
+    vocabulary,
     weights,
 )
 
-SCANNERS: dict[str, Scanner] = {source.NAME: source, base.NAME: base, start.NAME: start}
+SCANNERS: dict[str, Scanner] = {
+    source.NAME: source,
+    base.NAME: base,
+    start.NAME: start,
+    tagger.NAME: tagger,
+    vocabulary.NAME: vocabulary,
+}
 KINDS: dict[str, Kind] = {
     weights.NAME: weights,
     image.NAME: image,
+    tag.NAME: tag,
     caption.NAME: caption,
     tokens.NAME: tokens,
     latent.NAME: latent,
