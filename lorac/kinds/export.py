@@ -31,8 +31,8 @@ OUTPUTS = ("lora", "sidecar")
 
 def run(work: Work) -> Iterable[Made | Failed]:
     from lorac.export import lora_file, sidecar
-    from lorac.kinds.train import read_tensors
     from lorac.metadata import metadata
+    from lorac.sd.safetensors import tensors_of
     from lorac.train.schedule import Summary
     from lorac.train.slices import decode
 
@@ -43,7 +43,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
         part = decode(work.read(item.inputs["slice"]))
         summary = msgspec.json.decode(work.read(item.inputs["summary"]), type=Summary)
         facts = _facts(work, recipe, part, summary, folders, buckets)
-        state = read_tensors(work.open(item.inputs["lora"]))
+        state = tensors_of(work.open(item.inputs["lora"]))
         lora = lora_file(state, metadata(recipe, facts), recipe.output.precision)
         yield Made(item.index, {"lora": lora, "sidecar": sidecar(recipe, facts)})
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
 from lorac.kinds.image import read_ppm
-from lorac.kinds.train import read_losses
 
 if TYPE_CHECKING:
     from lorac.report.page import Picture
@@ -48,7 +47,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
             for prompt, row in zip(params["prompts"], work.columns.get("row", ()), strict=True)
         ],
         strengths=params["strengths"] if params["prompts"] else (),
-        losses=[loss for digest in work.columns["losses"] for loss in read_losses(work.read(digest))],
+        losses=[loss for digest in work.columns["losses"] for loss in _losses(work.read(digest))],
         unet_lr=[rate for part in slices for rate in part.lr_unet] if "unet" in targets else (),
         text_lr=[rate for part in slices for rate in part.lr_text] if "text_encoder" in targets else (),
         epoch_ends=[part.first_step + len(part) for part in slices],
@@ -115,3 +114,12 @@ def _summary(work: Work) -> dict[str, int | float]:
         "truncated captions": summary["truncated_captions"],
     }
     return {**figures, **({"views of each picture": views[0]} if len(set(views)) == 1 else {})}
+
+
+def _losses(data: bytes) -> list[float]:
+    """The losses of one link, one for each step."""
+    from array import array
+
+    values = array("f")
+    values.frombytes(data)
+    return values.tolist()

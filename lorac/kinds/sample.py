@@ -40,9 +40,9 @@ class Studio:
 
     def __init__(self, work: Work) -> None:
         from lorac.kinds import weights
-        from lorac.kinds.train import read_tensors
         from lorac.sd.device import pick
         from lorac.sd.lora import LoRANetwork
+        from lorac.sd.safetensors import tensors_of
 
         self.params = {**work.params, **work.params["sample"]}
         self.device = pick()
@@ -50,7 +50,7 @@ class Studio:
         self.unet: UNet = weights.unet(work.open(work.shared["unet"]), dtype).to(device)
         self.text: TextEncoder = weights.text_encoder(work.open(work.shared["text"]), dtype).to(device)
         self.vae: VAE = weights.vae(work.open(work.shared["vae"])).to(device)
-        tensors = read_tensors(work.open(work.shared["lora"]))
+        tensors = tensors_of(work.open(work.shared["lora"]))
         self.lora: LoRANetwork = LoRANetwork.of_state(self.unet, self.text, tensors)
 
     def draw(self, prompt: Mapping[str, Any], strength: float) -> Image:

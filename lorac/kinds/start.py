@@ -50,10 +50,10 @@ def load_start(lora: LoRANetwork, blob: Path | bytes) -> None:
     Ranks and alphas are those of the file (kohya trains at the recipe's and writes the file's), so a recipe that gives
     others is refused, as is one that trains other modules: InputError.
     """
-    from lorac.kinds.train import read_tensors
     from lorac.sd.lora_settings import adapters_of
+    from lorac.sd.safetensors import tensors_of
 
-    tensors = read_tensors(blob)
+    tensors = tensors_of(blob)
     given = {adapter.target.name: adapter for adapter in adapters_of(tensors, WHERE)}
     needed = {adapter.target.name: adapter for adapter in lora.adapters()}
     if problems := [Problem(WHERE, cause, remedy) for cause, remedy in _differences(given, needed, lora.settings)]:

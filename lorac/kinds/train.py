@@ -80,15 +80,6 @@ def run(work: Work) -> Iterable[Made | Failed]:
         yield Made(item.index, _outputs(work, state, torch.tensor(losses)))
 
 
-def read_losses(data: bytes) -> list[float]:
-    """The losses of one link, one for each step."""
-    from array import array
-
-    values = array("f")
-    values.frombytes(data)
-    return values.tolist()
-
-
 def _trainer(work: Work, part: Slice, device: str, dtype: torch.dtype) -> Trainer:
     from lorac.kinds import weights
     from lorac.kinds.start import load_start
@@ -160,20 +151,15 @@ def _mask(work: Work, digest: Digest) -> Tensor | None:
 
 def _state_before(work: Work, item: Item) -> dict[str, Tensor] | None:
     """A snapshot of this link if there is one, else the end of the link before it; None at the start of the run."""
+    from lorac.sd.safetensors import tensors_of
+
     snapshot = work.kept(SNAPSHOT)
     if snapshot is not None:
-        return read_tensors(snapshot)
+        return tensors_of(snapshot)
     if "previous.lora" not in item.inputs:
         return None
     lora, moments = (work.open(item.inputs[f"previous.{name}"]) for name in ("lora", "moments"))
-    return {**read_tensors(lora), **read_tensors(moments)}
-
-
-def read_tensors(blob: Path | bytes) -> dict[str, Tensor]:
-    """The tensors of a safetensors blob, on the CPU."""
-    from lorac.sd.safetensors import deserialise, read
-
-    return (read(blob) if isinstance(blob, Path) else deserialise(blob, "training state"))[0]
+    return {**tensors_of(lora), **tensors_of(moments)}
 
 
 def _outputs(work: Work, state: dict[str, Tensor], losses: Tensor) -> dict[str, bytes | Path]:

@@ -58,10 +58,10 @@ class Judge:
 
     def load(self, blob: Path | bytes) -> None:
         """Take another LoRA of the same run."""
-        from lorac.kinds.train import read_tensors
         from lorac.sd.lora import LoRANetwork
+        from lorac.sd.safetensors import tensors_of
 
-        tensors = read_tensors(blob)
+        tensors = tensors_of(blob)
         if self.lora is None:
             self.lora = LoRANetwork.of_state(self.unet, self.text, tensors)
         else:

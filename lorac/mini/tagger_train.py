@@ -30,7 +30,7 @@ from lorac.mini.loop import Plan, Trainee, train
 from lorac.mini.tagger_net import TaggerNet, write_onnx
 from lorac.mini.world import sample
 from lorac.rng import Stream, seed64
-from lorac.sd import checkpoint
+from lorac.sd import checkpoint, parts
 
 SEED = 1
 FOLDER = Path(__file__).with_name("tagger")
@@ -99,8 +99,8 @@ def decoded(folder: Path, drawn_NCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.u
     """Drawings as the embedded base's VAE gives them back: what it will be asked about in samples."""
     path = folder / f"tagger-decoded-{len(drawn_NCHW)}.npy"
     if not path.exists():
-        tensors, config = checkpoint.read(BASE)
-        vae = checkpoint.load_vae(checkpoint.split(tensors, BASE).vae, config.vae.groups)
+        state, config = parts.open_vae(BASE, str(BASE))
+        vae = checkpoint.load_vae(state, config.groups)
         blocks = []
         for start in range(0, len(drawn_NCHW), 8):
             rgb_BCHW = torch.from_numpy(np.ascontiguousarray(drawn_NCHW[start : start + 8, ::-1])).float() / 127.5 - 1

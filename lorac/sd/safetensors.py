@@ -113,6 +113,11 @@ def deserialise(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, s
     return _tensors(bytearray(data), header), header.metadata
 
 
+def tensors_of(blob: Path | bytes) -> dict[str, Tensor]:
+    """The tensors of a file, or of a file's bytes, that lorac wrote itself."""
+    return (read(blob) if isinstance(blob, Path) else deserialise(blob, "a stored file"))[0]
+
+
 def read_header(path: Path) -> Header:
     """The checked header of a file.
 
