@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lorac.recipe.schema import SECTIONS, Train, keys
+from lorac.recipe.schema import SECTIONS, keys
+from lorac.recipe.sections.train import Train
 
 if TYPE_CHECKING:
     from lorac.recipe.recipe import Recipe

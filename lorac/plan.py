@@ -11,8 +11,8 @@ from lorac.kinds.image import Bucketing, Refused, header
 from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.base import BaseFacts, base_facts
+from lorac.recipe.fields import BUILTIN_BASE
 from lorac.recipe.recipe import PictureSet, Recipe
-from lorac.recipe.schema import BUILTIN_BASE
 from lorac.train.schedule import validation_timesteps
 from lorac.wildcards import final
 

@@ -18,7 +18,12 @@ from lorac.errors import TrainingDiverged
 from lorac.export import lora_file, sidecar
 from lorac.metadata import OPTIMISERS, Facts, Folder, metadata
 from lorac.recipe.recipe import PictureSet, Recipe
-from lorac.recipe.schema import SECTIONS, Caption, Loss, Network, Output, Sample, Tagger, Train, Validation, keys
+from lorac.recipe.schema import SECTIONS, keys
+from lorac.recipe.sections.data import Caption, Tagger
+from lorac.recipe.sections.loss import Loss
+from lorac.recipe.sections.network import Network
+from lorac.recipe.sections.output import Output, Sample
+from lorac.recipe.sections.train import Train, Validation
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.tokenizer import chunk
 from lorac.train.schedule import Summary

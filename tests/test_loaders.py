@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from lorac.export import lora_file, sidecar
 from lorac.metadata import METADATA_LIMIT, metadata
 from lorac.recipe.recipe import PictureSet
-from lorac.recipe.schema import Caption, Output
+from lorac.recipe.sections.data import Caption
+from lorac.recipe.sections.output import Output
 from lorac.sd.clip import TextEncoder
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.names import TEXT, UNET, inverse, rename

@@ -13,8 +13,10 @@ import msgspec
 import pytest
 import tomli
 
+from lorac.recipe.fields import Section
 from lorac.recipe.jsonschema import json_schema
-from lorac.recipe.schema import SECTIONS, Document, Prompt, Section
+from lorac.recipe.schema import SECTIONS, Document
+from lorac.recipe.sections.output import Prompt
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 TYPES: dict[str, type | tuple[type, ...]] = {

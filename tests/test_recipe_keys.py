@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from lorac.recipe.keys import markdown
-from lorac.recipe.schema import SECTIONS, Network, keys
+from lorac.recipe.schema import SECTIONS, keys
+from lorac.recipe.sections.network import Network
 
 PAGE = Path(__file__).parent.parent / "recipes" / "KEYS.md"
 PAPERS = {

@@ -26,7 +26,8 @@ from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.rules_train import contradictions
-from lorac.recipe.schema import PATHS, Prompt, read_by
+from lorac.recipe.schema import PATHS, read_by
+from lorac.recipe.sections.output import Prompt
 from lorac.recipe.tagger import MODEL, TAGS, tagger_folder, thresholds
 
 

@@ -15,7 +15,11 @@ from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
 from lorac.recipe.arithmetic import epoch_count, warmup_steps
 from lorac.recipe.recipe import PictureSet, Recipe
-from lorac.recipe.schema import Caption, Loss, Network, Output, Sample, Tagger, Train, Validation
+from lorac.recipe.sections.data import Caption, Tagger
+from lorac.recipe.sections.loss import Loss
+from lorac.recipe.sections.network import Network
+from lorac.recipe.sections.output import Output, Sample
+from lorac.recipe.sections.train import Train, Validation
 
 if TYPE_CHECKING:
     from lorac.metadata import Facts, Folder

@@ -88,8 +88,8 @@ def _trainer(work: Work, part: Slice, device: str, dtype: torch.dtype) -> Traine
     from lorac.train.step import Optimisation, Trainer
 
     params = work.params
-    unet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
-    text = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
+    unet = weights.unet(work.open(work.shared["unet"]), dtype).to(device)
+    text = weights.text_encoder(work.open(work.shared["text"]), dtype).to(device)
     network, train = params["network"], params["train"]
     lora = LoRANetwork(unet, text, NetworkSettings.of(network, train), params["targets"], train["seed"])
     if "start" in work.shared:

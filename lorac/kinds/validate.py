@@ -48,8 +48,8 @@ class Judge:
 
         self.device = pick()
         device, dtype = self.device.name, self.device.dtype
-        self.unet = weights.unet(work.open(work.shared["unet"])).to(device, dtype)
-        self.text = weights.text_encoder(work.open(work.shared["text"])).to(device, dtype)
+        self.unet = weights.unet(work.open(work.shared["unet"]), dtype).to(device)
+        self.text = weights.text_encoder(work.open(work.shared["text"]), dtype).to(device)
         self.clip_skip: int = work.params["clip_skip"]
         self.objective = Objective.of(work.params["loss"], work.params["prediction"])
         self.steps = decode(work.read(work.shared["validation"]))

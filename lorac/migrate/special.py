@@ -11,7 +11,7 @@ from typing import Any
 from lorac.migrate.draft import Draft
 from lorac.migrate.names import AT, LR_WEIGHTS, NETWORK_SAME, NETWORK_UNSUPPORTED, OPTIMIZERS, UNSUPPORTED
 from lorac.migrate.values import literal, pairs, put, unknown
-from lorac.recipe.schema import DOWN_BLOCKS
+from lorac.recipe.fields import DOWN_BLOCKS
 
 Arguments = Mapping[str, Any]
 Reader = Callable[[Draft, str, Any, Arguments], None]

@@ -14,7 +14,7 @@ from lorac.migrate.importing import import_path
 from lorac.migrate.look import Look, look
 from lorac.migrate.pictures import seen_extension
 from lorac.recipe.diagnostics import missing_path_remedy
-from lorac.recipe.schema import BUILTIN_TAGGER
+from lorac.recipe.fields import BUILTIN_TAGGER
 
 STEPS, FEWEST, SHOWN = 2000, 1500, 200
 """Steps aimed at and fewest; samples of an epoch aimed at, so that a run has some ten epochs to choose from."""

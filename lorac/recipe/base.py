@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lorac.errors import InputError, Problem
 from lorac.listing import shown_path
-from lorac.recipe.schema import BUILTIN_BASE
+from lorac.recipe.fields import BUILTIN_BASE
 from lorac.sd import layout
 
 LARGEST_STEP = 64

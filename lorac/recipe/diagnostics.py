@@ -12,8 +12,9 @@ import msgspec
 from msgspec import inspect
 
 from lorac.listing import exists, shown_path
+from lorac.recipe.fields import Section
 from lorac.recipe.positions import KeyPath, dotted
-from lorac.recipe.schema import SECTIONS, Document, Section
+from lorac.recipe.schema import SECTIONS, Document
 
 KEYS_SHOWN = 16
 """Most keys of a section that a message lists."""

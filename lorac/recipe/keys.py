@@ -11,7 +11,9 @@ import msgspec
 
 from lorac.recipe import presets
 from lorac.recipe.diagnostics import bracketed, fields, in_words
-from lorac.recipe.schema import SECTIONS, Document, Prompt, Section, keys
+from lorac.recipe.fields import Section
+from lorac.recipe.schema import SECTIONS, Document, keys
+from lorac.recipe.sections.output import Prompt
 
 HEAD = """# The keys of a recipe
 

@@ -17,7 +17,9 @@ from lorac.recipe.presets import underlay
 from lorac.recipe.recipe import Recipe
 from lorac.recipe.resolve import picture_sets, resolve_files
 from lorac.recipe.rules import check, name_fault
-from lorac.recipe.schema import EXCLUSIVE, Prompt, Sample, Train
+from lorac.recipe.schema import EXCLUSIVE
+from lorac.recipe.sections.output import Prompt, Sample
+from lorac.recipe.sections.train import Train
 from lorac.recipe.validate import read_document
 
 

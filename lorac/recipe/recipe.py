@@ -12,7 +12,12 @@ import msgspec
 from lorac.captions import Rules
 from lorac.recipe.places import Place
 from lorac.recipe.positions import KeyPath, parse_dotted
-from lorac.recipe.schema import SECTIONS, Caption, Loss, Network, Output, Sample, Tagger, Train, Validation
+from lorac.recipe.schema import SECTIONS
+from lorac.recipe.sections.data import Caption, Tagger
+from lorac.recipe.sections.loss import Loss
+from lorac.recipe.sections.network import Network
+from lorac.recipe.sections.output import Output, Sample
+from lorac.recipe.sections.train import Train, Validation
 
 
 @dataclass(frozen=True)

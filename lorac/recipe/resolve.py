@@ -12,7 +12,8 @@ from lorac.listing import KohyaFolder, exists, expand, shown_path, split_glob
 from lorac.recipe.diagnostics import missing_path_remedy, nearest
 from lorac.recipe.places import Tree
 from lorac.recipe.recipe import PictureSet
-from lorac.recipe.schema import BUILTINS, PATHS, Document, Regularisation, Source
+from lorac.recipe.schema import BUILTINS, PATHS, Document
+from lorac.recipe.sections.data import Regularisation, Source
 
 
 def picture_sets(tree: Tree, document: Document, section: str, problems: list[Problem]) -> tuple[PictureSet, ...]:

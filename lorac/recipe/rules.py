@@ -7,10 +7,13 @@ from collections.abc import Collection, Iterator
 
 from lorac.listing import EXTENSIONS
 from lorac.recipe.arithmetic import POLYNOMIAL_END
+from lorac.recipe.fields import BLOCKS, BUILTIN_BASE, DOWN_BLOCKS
 from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
 from lorac.recipe.rules_train import TRAIN_RULES, Rule
-from lorac.recipe.schema import BLOCKS, BUILTIN_BASE, DOWN_BLOCKS, Document, Network, Train
+from lorac.recipe.schema import Document
+from lorac.recipe.sections.network import Network
+from lorac.recipe.sections.train import Train
 
 # `:`, `<`, `>` and `,` would end the name inside a prompt's <lora:name:weight>; the rest are no file names on Windows.
 _FORBIDDEN = re.compile(r'[:<>,/\\"|?*\x00-\x1f]')

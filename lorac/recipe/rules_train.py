@@ -8,7 +8,10 @@ from lorac.recipe.arithmetic import step_rules, warmup_steps
 from lorac.recipe.optimisers import OPTIMISERS, has_relative_step
 from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
-from lorac.recipe.schema import Document, Loss, Network, Train
+from lorac.recipe.schema import Document
+from lorac.recipe.sections.loss import Loss
+from lorac.recipe.sections.network import Network
+from lorac.recipe.sections.train import Train
 
 Rule = Callable[[Document], Iterator[Finding]]
 

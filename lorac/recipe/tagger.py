@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from lorac.recipe.schema import BUILTIN_TAGGER, Tagger
+from lorac.recipe.fields import BUILTIN_TAGGER
+from lorac.recipe.sections.data import Tagger
 
 MODEL = "model.onnx"
 TAGS = "selected_tags.csv"

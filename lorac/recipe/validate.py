@@ -9,9 +9,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import msgspec
 
 from lorac.recipe.diagnostics import fields, given, meant_key, mismatch_remedy, named, unknown_key_remedy
+from lorac.recipe.fields import Section
 from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
-from lorac.recipe.schema import Document, Section
+from lorac.recipe.schema import Document
 
 
 def read_document(data: dict[str, Any]) -> tuple[Document, list[Finding]]:
