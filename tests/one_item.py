@@ -1,4 +1,4 @@
-"""Running a kind on one item, without an engine: for tests of what it makes."""
+"""What a kind's `run` gets, without an engine: for tests of what it makes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,38 @@ def work(
     hints: Mapping[str, Any] | None = None,
 ) -> Work:
     """One item whose ports are the names of `blobs`; a digest is the name of its port."""
+    everything = {port.encode(): data for port, data in {**blobs, **(shared or {})}.items()}
+    return of_blobs(
+        everything,
+        params=params,
+        hints=hints or {},
+        items=[Item(0, name, {}, {port: port.encode() for port in blobs})],
+        shared={port: port.encode() for port in shared or {}},
+    )
+
+
+def of_blobs(blobs: Mapping[bytes, bytes], **more: Any) -> Work:
+    """Work on whatever `more` says; digests are the names of the blobs."""
 
     def nothing(*_: object) -> None:
         return None
 
-    everything = {port.encode(): data for port, data in {**blobs, **(shared or {})}.items()}
-    return Work(
-        params=params,
-        hints=hints or {},
-        items=[Item(0, name, {}, {port: port.encode() for port in blobs})],
-        total=1,
-        shared={port: port.encode() for port in shared or {}},
-        columns={},
-        read=everything.__getitem__,
-        read_many=lambda asked: {digest: everything[digest] for digest in asked},
-        open=everything.__getitem__,
-        scratch=Path(),
-        keep=nothing,
-        kept=lambda _: None,
-        cancelled=threading.Event(),
-        progress=nothing,
-        measure=nothing,
-        warn=nothing,
-    )
+    arguments: dict[str, Any] = {
+        "params": {},
+        "hints": {},
+        "items": [],
+        "total": 1,
+        "shared": {},
+        "columns": {},
+        "read": blobs.__getitem__,
+        "read_many": lambda digests: {digest: blobs[digest] for digest in digests},
+        "open": blobs.__getitem__,
+        "scratch": Path(),
+        "keep": nothing,
+        "kept": nothing,
+        "cancelled": threading.Event(),
+        "progress": nothing,
+        "measure": nothing,
+        "warn": nothing,
+    }
+    return Work(**(arguments | more))

@@ -153,7 +153,7 @@ def test_the_flat_buckets_of_2023_are_used() -> None:
 def test_a_mirrored_latent_is_that_of_the_mirrored_picture(tiny_base: Path, tmp_path: Path) -> None:
     """And not the mirrored latent: the VAE's convolutions are not symmetric."""
     reading = work({}, {}, {})
-    base = replace(reading, hints={"path": str(tiny_base)}, shared={"file": file_digest(tiny_base)}, scratch=tmp_path)
+    base = replace(reading, hints={"base": str(tiny_base)}, shared={"base": file_digest(tiny_base)}, scratch=tmp_path)
     (parts,) = weights.run(base)
     assert not isinstance(parts, Failed)
     vae = Path(str(parts.outputs["vae"])).read_bytes()

@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lorac.engine.protocol import Item, Made, Work
+from lorac.engine.protocol import Item, Made
 from lorac.kinds import train, validate
 from lorac.rng import seed64
 from lorac.sd.safetensors import deserialise, serialise
 from lorac.train.loss import Loss
 from lorac.train.objective import Objective, Pictures
 from lorac.train.slices import Sample, Slice, Step, encode
+from tests.one_item import of_blobs
 from tests.running import lorac
 from tests.small import base
 from tests.test_train_step import CLIP_SKIP, TOKENS, Reference, new_trainer, some_latents
 from tests.tiny import make_project
-
-
-def work(blobs: Mapping[bytes, bytes], **more: Any) -> Work:
-    """What a kind gets, with digests that are names."""
-    arguments: dict[str, Any] = {
-        "params": {},
-        "hints": {},
-        "items": [],
-        "total": 1,
-        "shared": {},
-        "columns": {},
-        "read": blobs.__getitem__,
-        "read_many": lambda digests: {digest: blobs[digest] for digest in digests},
-        "open": blobs.__getitem__,
-        "scratch": Path(),
-        "keep": lambda name, write: None,
-        "kept": lambda name: None,
-        "cancelled": threading.Event(),
-        "progress": lambda *_: None,
-        "measure": lambda _: None,
-        "warn": lambda _: None,
-    }
-    return Work(**(arguments | more))
 
 
 def latent(seed: int) -> dict[str, Tensor]:
@@ -71,7 +47,7 @@ def test_latents_and_masks_are_counted_through_all_sets() -> None:
         "flipped.1": [b"f1", b"f1"],
         "mask.1": [b"opaque", b"mask"],
     }
-    found = train.pictures(work(blobs, columns=columns))
+    found = train.pictures(of_blobs(blobs, columns=columns))
     assert len(found.latents) == 4
     assert all(torch.equal(found.latents[i], latents[i]["mean"]) for i in range(4))
     assert [flipped is None for flipped in found.flipped] == [True, False, False, True]
@@ -80,7 +56,7 @@ def test_latents_and_masks_are_counted_through_all_sets() -> None:
     assert mask is not None and mask.shape == (16, 24)
     torch.testing.assert_close(mask[5, :4], torch.tensor([10, 255, 10, 255]) / 255)
 
-    sampled = train.pictures(work(blobs, columns=columns), "sample", 23)
+    sampled = train.pictures(of_blobs(blobs, columns=columns), "sample", 23)
     for i, kind, tensors, ours in [
         (2, "latent", latents[2], sampled.latents[2]),
         (1, "flipped", latent(9), sampled.flipped[1]),
@@ -91,21 +67,23 @@ def test_latents_and_masks_are_counted_through_all_sets() -> None:
         torch.testing.assert_close(ours.double(), tensors["mean"].double() + deviation * noise, rtol=1e-5, atol=1e-6)
 
 
-def test_the_validation_loss_is_diffusers_mean_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_validation_loss_is_diffusers_mean_error() -> None:
     latents = some_latents(2, size=8)
     samples = [Sample(i, t, 50 + 10 * i + t, 1.0, [320, 267 + i]) for i, t in ((0, 200), (1, 800))]
     steps = Slice.of([Step(n, 0.0, 0.0, [[sample]]) for n, sample in enumerate(samples)], 0, TOKENS)
     tensors = [new_trainer().lora.state()]
     tensors.append({name: t if t.dim() == 0 else t * 3 for name, t in tensors[0].items()})
-    blobs = {b"steps": encode(steps), b"unet": b"", b"text": b""}
+    unet, text_encoder = base()
+    blobs = {
+        b"steps": encode(steps),
+        b"unet": serialise(unet.state_dict(), {"lorac.config": json.dumps({"heads": 4, "groups": 8})}),
+        b"text": serialise(text_encoder.state_dict(), {"lorac.config": json.dumps({"heads": 4})}),
+    }
     blobs |= {b"lora%d" % i: serialise(lora, {}) for i, lora in enumerate(tensors)}
     blobs |= {b"l%d" % i: serialise({"mean": mean, "logvar": mean}, {}) for i, mean in enumerate(latents)}
-    unet, text_encoder = base()
-    monkeypatch.setattr("lorac.kinds.weights.unet", lambda _: unet)
-    monkeypatch.setattr("lorac.kinds.weights.text_encoder", lambda _: text_encoder)
     made = list(
         validate.run(
-            work(
+            of_blobs(
                 blobs,
                 params={"clip_skip": CLIP_SKIP, "loss": {"loss_type": "l2"}, "prediction": {}},
                 items=[Item(i, "", {}, {"lora": b"lora%d" % i}) for i in range(2)],
