@@ -191,7 +191,7 @@ def nothing_held_out(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding
     """L012: a split so small that no folder gives a picture."""
     split, counts = recipe.validation.split, [len(folder.pictures) for folder in sets if not folder.regularisation]
     if split and not any(arithmetic.held_out(count, split, 0, 0) for count in counts):
-        text = f"a split of {split:g} holds out no picture of {max(counts)}; raise it"
+        text = arithmetic.nothing_held_out(split, max(counts))
         yield Finding("L012", recipe.where("validation.split"), text)
 
 

@@ -151,8 +151,13 @@ def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
         rows.insert(1, ("", "pictures are mirrored half of the times"))
     if recipe.validation.split:
         at = validation_timesteps(recipe.loss.min_timestep, recipe.loss.max_timestep)
-        text = f"{count_of(run.held_out, 'picture')} held out of training, measured at timesteps"
-        rows.append(("validation", f"{text} {', '.join(map(str, at))}"))
+        text = (
+            f"{count_of(run.held_out, 'picture')} held out of training, measured at timesteps {', '.join(map(str, at))}"
+        )
+        most = max(len(folder.pictures) for folder in run.sources)
+        rows.append(
+            ("validation", text if run.held_out else arithmetic.nothing_held_out(recipe.validation.split, most))
+        )
     return rows
 
 

@@ -567,7 +567,7 @@ FINDINGS: list[tuple[str, dict[str, str], str | None, str]] = [
     ("L010", {"caption.keep_tokens_separator": "///"}, None, r'L010 the mark "///" is in no caption'),
     ("L011", {}, "{red|blue} hat", r"絵 00.txt: L011 the caption has a choice .*; set caption.enable_wildcard = true"),
     ("L011", {}, "hat ||| cat", r'L011 the caption has the mark |||.*; set caption.keep_tokens_separator = "|||"'),
-    ("L012", {"validation.split": "0.2"}, None, r"a split of 0.2 holds out no picture of 3; raise it"),
+    ("L012", {"validation.split": "0.2"}, None, r"0.2 of 3 pictures holds out none for validation; give at least 0.34"),
 ]
 
 

@@ -21,7 +21,7 @@ RECORD = Path(__file__).with_name("kind_versions.json")
 
 WITHOUT_BYTES = ("errors", "digest", "engine", "graph", "store", "listing", "recipe", "kinds.registry")
 """What kinds import that cannot change what they make: the engine, messages, and settings, which are in the keys."""
-WITH_BYTES = ("recipe.arithmetic", "recipe.buckets", "recipe.tagger")
+WITH_BYTES = ("recipe.arithmetic", "recipe.buckets", "recipe.tagger", "recipe.optimisers")
 """But these modules of `recipe` compute."""
 ALSO = {"source": ["listing"]}
 

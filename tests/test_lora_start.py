@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from lorac.errors import InputError
 from lorac.export import lora_file
 from lorac.kinds.start import load_start
+from lorac.recipe.load import load
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from tests.loras import delta, fill
 from tests.running import lorac
@@ -140,9 +140,20 @@ def test_a_recipe_goes_on_from_a_file_by_its_content(project: Path) -> None:
 
     code, text = build(*still, "network.dim=4")
     assert code == 2
-    assert re.search(
-        r"network\.weights: the LoRA has rank 2 and the recipe's network 4 in \w+; set network\.dim to 2", text
-    )
+    cause = "dim in [network] is 4, and that of the LoRA to go on from is 2"
+    assert f"--set network.dim=4: {cause}; take dim out, or set it to 2" in text
+
+
+def test_rank_and_alpha_are_those_of_the_file_where_the_recipe_gives_none(project: Path) -> None:
+    settings = NetworkSettings(6, 1.5, rslora=True, conv_dim=3, conv_alpha=2.0)
+    (project / "old.safetensors").write_bytes(written(settings, "bf16")[1])
+    recipe = (project / "recipe.toml").read_text(encoding="utf-8").replace("dim = 2\nalpha = 2\n", "rslora = true\n")
+    (project / "recipe.toml").write_text(recipe, encoding="utf-8")
+    (loaded,) = load([project / "recipe.toml"], ["network.weights='old.safetensors'"])
+    network = loaded.network
+    assert (network.dim, network.conv_dim) == (6, 3)
+    assert network.alpha == pytest.approx(1.5, rel=2**-8)
+    assert network.conv_alpha == pytest.approx(2.0, rel=2**-8)
 
 
 def test_a_file_that_is_no_safetensors_is_refused_before_anything_is_made(project: Path) -> None:

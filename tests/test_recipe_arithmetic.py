@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from lorac.recipe.arithmetic import (
     batches_per_epoch,
     epoch_count,
+    held_out,
+    nothing_held_out,
     regularisation_order,
     saved_epochs,
     total_steps,
@@ -102,3 +104,10 @@ def test_a_run_needs_a_length() -> None:
 @pytest.mark.parametrize(("warmup", "steps"), [(0, 0), (100, 100), (0.0, 0), (0.5, 1404), (0.01, 28)])
 def test_warmup(warmup: int | float, steps: int) -> None:
     assert warmup_steps(warmup, 2808) == steps
+
+
+@pytest.mark.parametrize("pictures", [2, 3, 7, 13, 99, 100, 101, 1000])
+def test_the_split_that_is_advised_holds_a_picture_out(pictures: int) -> None:
+    split = float(nothing_held_out(0.001, pictures).rpartition(" ")[2])
+    assert held_out(pictures, split, 0, 0)
+    assert not held_out(pictures, split - 0.01, 0, 0) or pictures > 100

@@ -18,7 +18,7 @@ from lorac.train.loss import Loss
 from lorac.train.objective import Objective, Pictures
 from lorac.train.slices import Sample, Slice, Step, encode
 from tests.one_item import of_blobs
-from tests.running import lorac
+from tests.running import lorac, refused
 from tests.small import base
 from tests.test_train_step import CLIP_SKIP, TOKENS, Reference, new_trainer, some_latents
 from tests.tiny import make_project
@@ -137,3 +137,14 @@ def test_a_build_with_all_features_measures_its_files(
     tensors, _ = deserialise(file.read_bytes(), "lora")
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert any(tensor.any() for name, tensor in tensors.items() if "lora_up" in name)
+
+
+def test_a_split_that_holds_nothing_out_is_refused_before_training(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path, tiny_base)
+    monkeypatch.chdir(tmp_path)
+    message = "0.1 of 3 pictures holds out none for validation; give at least 0.34"
+    assert refused("build", "recipe.toml", "--set", "validation.split=0.1") == [f"split in [validation]: {message}"]
+    assert not Path("build/recipe/recipe.safetensors").exists()
+    assert message in lorac("plan", "recipe.toml", "--set", "validation.split=0.1").output

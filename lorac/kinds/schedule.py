@@ -7,7 +7,7 @@ and `validation`, a slice of the steps that measure the held-out pictures, are t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ import msgspec
 
 from lorac.digest import Digest
 from lorac.engine.protocol import Failed, Made, Work
+from lorac.errors import Problem
 from lorac.graph.nodes import Shape
+from lorac.recipe.arithmetic import nothing_held_out
 
 if TYPE_CHECKING:
     from lorac.train.schedule import Item, Subset, Variant
@@ -36,6 +38,9 @@ def run(work: Work) -> Iterable[Made | Failed]:
         [_subset(work, number, **subset) for number, subset in enumerate(params["subsets"])],
         Settings(**_settings(params)),
     )
+    if schedule.settings.split and not schedule.held_out:
+        yield Failed(0, [_nothing_held_out(schedule.settings.split, params["subsets"], work)])
+        return
     summary = json.dumps(asdict(schedule.summary), sort_keys=True).encode()
     validation = encode(schedule.validation())
     done = 0
@@ -43,6 +48,12 @@ def run(work: Work) -> Iterable[Made | Failed]:
         yield Made(index, {"slice": encode(part), "summary": summary, "validation": validation})
         done += len(part)
         work.progress(done, schedule.summary.steps, "steps")
+
+
+def _nothing_held_out(split: float, subsets: Sequence[Mapping[str, Any]], work: Work) -> Problem:
+    counts = [len(work.columns[f"bucket.{i}"]) for i, subset in enumerate(subsets) if not subset["regularisation"]]
+    cause, _, remedy = nothing_held_out(split, max(counts)).partition("; ")
+    return Problem("split in [validation]", cause, remedy)
 
 
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,12 @@ def held_out(pictures: int, split: float, seed: int, subset: int) -> frozenset[i
     return frozenset(order[ceil(pictures * (1 - split)) :])
 
 
+def nothing_held_out(split: float, pictures: int) -> str:
+    """Cause and remedy where a source of so many pictures, the largest, has none to hold out."""
+    remedy = f"give at least {ceil(100 / pictures) / 100:g}" if pictures > 1 else "add pictures"
+    return f"{split:g} of {pictures} pictures holds out none for validation; {remedy}"
+
+
 @dataclass(frozen=True)
 class Length:
     """How long a run is. `batches` and `steps_per_epoch` are of one epoch, `steps` are optimiser steps of the run."""

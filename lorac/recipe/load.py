@@ -20,6 +20,7 @@ from lorac.recipe.rules import check, name_fault
 from lorac.recipe.schema import EXCLUSIVE
 from lorac.recipe.sections.output import Prompt, Sample
 from lorac.recipe.sections.train import Train
+from lorac.recipe.start import with_start
 from lorac.recipe.validate import read_document
 
 
@@ -66,7 +67,7 @@ def _load_point(
     problems += [Problem(str(tree.place(finding.path)), finding.cause, finding.remedy) for finding in findings]
     sources = picture_sets(tree, document, "source", problems)
     regularisation = picture_sets(tree, document, "regularisation", problems)
-    document = resolve_files(tree, document, problems)
+    document = with_start(tree, resolve_files(tree, document, problems), problems)
     name = (document.output.name or path.stem) + suffix
     if (suffix or document.output.name is None) and (fault := name_fault(name)):
         problems.append(Problem(tree.root.label, f'the name "{name}" {fault}', "give a name in [output]"))

@@ -104,6 +104,9 @@ def _schedule_free(document: Document) -> Iterator[Finding]:
     if train.ema_decay:
         cause = "ema_decay averages what adamw_schedule_free averages already"
         yield Finding(("train", "ema_decay"), cause, "take ema_decay out")
+    if document.network.scale_weight_norms is not None:
+        cause = "scale_weight_norms does not reach the average that adamw_schedule_free writes"
+        yield Finding(("network", "scale_weight_norms"), cause, "take it out, or choose another optimizer")
 
 
 def _prodigy(document: Document) -> Iterator[Finding]:

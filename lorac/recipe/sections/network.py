@@ -46,7 +46,13 @@ class Network(Section, frozen=True):
     targets: Annotated[
         Annotated[tuple[Literal["unet", "text_encoder"], ...], Meta(min_length=1)], key("The parts that get a LoRA.")
     ] = ("unet", "text_encoder")
-    weights: Annotated[Text | None, key("A LoRA to go on from.", kohya="network_weights")] = None
+    weights: Annotated[
+        Text | None,
+        key(
+            "A LoRA to go on from. Its rank and alpha hold; a recipe that gives others is refused.",
+            kohya="network_weights",
+        ),
+    ] = None
     rslora: Annotated[
         bool,
         key(
