@@ -150,14 +150,7 @@ def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
     if train.flip_aug:
         rows.insert(1, ("", "pictures are mirrored half of the times"))
     if recipe.validation.split:
-        at = validation_timesteps(recipe.loss.min_timestep, recipe.loss.max_timestep)
-        text = (
-            f"{count_of(run.held_out, 'picture')} held out of training, measured at timesteps {', '.join(map(str, at))}"
-        )
-        most = max(len(folder.pictures) for folder in run.sources)
-        rows.append(
-            ("validation", text if run.held_out else arithmetic.nothing_held_out(recipe.validation.split, most))
-        )
+        rows.append(("validation", _validation(recipe, run)))
     return rows
 
 
@@ -170,6 +163,15 @@ def count_of(count: float, noun: str) -> str:
     """`1 epoch`, `2.5 epochs`."""
     number = _number(count) if count else "no"
     return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
+
+
+def _validation(recipe: Recipe, run: Run) -> str:
+    if not run.held_out:
+        most = max(len(folder.pictures) for folder in run.sources)
+        return arithmetic.nothing_held_out(recipe.validation.split, most)
+    at = validation_timesteps(recipe.loss.min_timestep, recipe.loss.max_timestep)
+    pictures = count_of(run.held_out, "picture")
+    return f"{pictures} held out of training, measured at timesteps {', '.join(map(str, at))}"
 
 
 def _files(recipe: Recipe, run: Run) -> str:

@@ -11,6 +11,7 @@ from lorac.engine.protocol import FileReader
 from lorac.errors import InputError, Problem
 from lorac.graph.nodes import Shape
 from lorac.listing import shown_path
+from lorac.recipe.start import ROUNDED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +26,6 @@ OUTPUTS = ("file",)
 INGESTS = True
 
 WHERE = "network.weights"
-ROUNDED = 2.0**-8
-"""How far an alpha may be off: bfloat16, the coarsest format that LoRAs are written in, keeps eight bits."""
 
 
 def scan(
