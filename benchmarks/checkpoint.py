@@ -54,7 +54,9 @@ FORMATS = (
     Format("single file, fp16", "full fp16 模型.safetensors", "fp16"),
     Format("single file, bf16", "full bf16 模型.safetensors", "bf16"),
     Format(".ckpt with EMA, fp32", "full ema 模型.ckpt", "fp32"),
-    Format("diffusers folder, fp16", "folder 模型", "fp16"),
+    Format(".ckpt with NAI's names, fp16", "nai 模型.ckpt", "fp16"),
+    Format("diffusers folder, fp16", "folder fp16 模型", "fp16"),
+    Format("diffusers folder, bf16", "folder bf16 模型", "bf16"),
 )
 READERS = ("lorac, take apart", "lorac, load", "diffusers")
 
@@ -181,10 +183,13 @@ def write(form: Format, base: Any, folder: Path) -> Path:
     path, dtype = folder / form.file, DTYPES[form.precision]
     if path.suffix == ".safetensors":
         fullsize.save_safetensors(base, path, dtype)
+    elif path.name.startswith("nai"):
+        fullsize.save_nai(base, path, dtype)
     elif path.suffix == ".ckpt":
         fullsize.save_ckpt(base, path, dtype)
     else:
-        fullsize.pipeline(base.to(dtype)).save_pretrained(path, variant=form.precision)
+        variant = "fp16" if form.precision == "fp16" else None
+        fullsize.pipeline(base.to(dtype)).save_pretrained(path, variant=variant)
     return path
 
 
@@ -204,6 +209,9 @@ def measure(form: Format, path: Path, configs: Path, prints: Mapping[str, str]) 
         arguments = ["--child", reader, str(path), str(configs), form.precision]
         command = [sys.executable, "-m", "benchmarks.checkpoint", *arguments]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, encoding="utf-8")
+        if done.returncode and reader == "diffusers":
+            found[reader] = {"error": done.stderr.strip().splitlines()[-1][:200]}
+            continue
         if done.returncode:
             sys.exit(f"{reader} on {form.name} gave {done.returncode}:\n{done.stderr[-3000:]}")
         facts = json.loads(done.stdout.splitlines()[-1])
@@ -264,6 +272,9 @@ def show(results: Mapping[str, dict[str, Any]]) -> None:
     rows = []
     for form, facts in results.items():
         for reader, took in facts["readers"].items():
+            if "error" in took:
+                rows.append([f"{form}: {reader}", f"{facts['file_mib']}", *["-"] * 4, "cannot read it"])
+                continue
             times = took["peak_mib"] / facts["tensors_mib"]
             cells = [f"{facts['file_mib']}", f"{took['peak_mib']}", f"{times:.2f}", f"{took['own_mib']}"]
             rows.append([f"{form}: {reader}", *cells, f"{took['seconds']:.1f}", "yes" if took["equal"] else "NO"])

@@ -180,6 +180,12 @@ def save_ckpt(base: Base, path: Path, dtype: torch.dtype) -> None:
     torch.save({"epoch": 3, "global_step": 470000, "state_dict": {**tables, **ema, **state, **text_positions}}, path)
 
 
+def save_nai(base: Base, path: Path, dtype: torch.dtype) -> None:
+    """A bare pickle of tensors whose text encoder lacks the `text_model` level, as NovelAI's were."""
+    level = f"{TEXT_PREFIX}text_model."
+    torch.save({key.replace(level, TEXT_PREFIX): tensor for key, tensor in ldm_state(base, dtype).items()}, path)
+
+
 def save_configs(base: Base, folder: Path) -> None:
     """The config.json files of a diffusers folder, without weights."""
     pipe = pipeline(base)
