@@ -36,7 +36,7 @@ class Train(Section, frozen=True):
             kohya="pretrained_model_name_or_path",
         ),
     ] = BUILTIN_BASE
-    vae: Annotated[Text | None, key("A VAE file or folder instead of the base's own.")] = None
+    vae: Annotated[Text | None, key("A VAE file or folder instead of the base's own, or where the base has none.")] = None
     resolution: Annotated[
         Annotated[int, Meta(ge=64, le=2048, multiple_of=16)] | None,
         key("Training pictures have about as many pixels as a square of this side. Absent: the base's own."),
