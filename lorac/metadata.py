@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lorac.captions import joined
 from lorac.recipe.schema import SECTIONS, keys
 from lorac.recipe.sections.train import Train
+from lorac.wildcards import first_showing
 
 if TYPE_CHECKING:
     from lorac.recipe.recipe import Recipe
@@ -46,7 +48,7 @@ OPTIMISERS = {
 
 @dataclass(frozen=True)
 class Folder:
-    """One picture set of the recipe. `name` is shown to people; `tags` counts the pictures that have a tag."""
+    """One picture set of the recipe. `name` is shown to people; `tags` counts the pictures that may show a tag."""
 
     name: str
     repeats: int
@@ -92,9 +94,14 @@ def metadata(recipe: Recipe, facts: Facts) -> dict[str, str]:
 
 
 def trigger(recipe: Recipe) -> str:
-    """The words at the start of each training caption: the triggers of all folders, then `caption.prefix`."""
+    """The tags at the start of each training caption: the triggers of all folders, then `caption.prefix`.
+
+    As they are trained: without marks, and with the first alternative of each choice, as no caption has none of them.
+    """
     words = [word for pictures in recipe.sources for word in pictures.trigger]
-    return ", ".join(dict.fromkeys([*words, recipe.caption.prefix] if recipe.caption.prefix else words))
+    about = recipe.caption
+    text = joined([*words, about.prefix])
+    return joined(first_showing(text, about.keep_tokens_separator, about.enable_wildcard).tags)
 
 
 def _needed(recipe: Recipe, facts: Facts) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Run:
 
 def lines(recipe: Recipe) -> list[str]:
     """The plan of one recipe, a fact per line. Raises InputError for folders that cannot be used."""
-    facts = base_facts(recipe.train.base, recipe.where("train.base"))
+    facts = base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)
     run = _run(recipe, facts)
     rows = [*_data_rows(recipe, run), *_training_rows(recipe, run), ("files", _files(recipe, run))]
     base = recipe.train.base if recipe.train.base == BUILTIN_BASE else shown_path(recipe.train.base)

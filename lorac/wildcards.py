@@ -56,6 +56,21 @@ def showings(caption: str, separator: str = "", wildcard: bool = False) -> list[
     return [[_showing(text, separator) for text in _variants(line)] for line in lines]
 
 
+def all_tags(caption: str, separator: str = "", wildcard: bool = False) -> tuple[str, ...]:
+    """Each tag that some showing of a final caption has, once. Raises as `showings`."""
+    tags: dict[str, str] = {}
+    for line in showings(caption, separator, wildcard):
+        for showing in line:
+            for tag in showing.tags:
+                tags.setdefault(tag.casefold(), tag)
+    return tuple(tags.values())
+
+
+def first_showing(text: str, separator: str = "", wildcard: bool = False) -> Showing:
+    """The showing of a text that takes the first of the alternatives of each choice."""
+    return _showing(next(_variants(text)) if wildcard else text, separator)
+
+
 def _showing(text: str, separator: str) -> Showing:
     places: dict[str, tuple[int, str]] = {}
     parts = text.split(separator) if separator else [text]

@@ -18,6 +18,7 @@ ALLOWED = {
     "errors": set(),
     "rng": set(),
     "digest": set(),
+    "area": set(),
     "captions": {"rng"},
     "wildcards": {"captions"},
     "listing": {"errors"},
@@ -30,11 +31,11 @@ ALLOWED = {
     "train": {"errors", "rng", "captions", "recipe", "sd", "kernels"},
     "migrate": {"errors", "captions", "listing", "recipe", "sd"},
     "report": {"errors", "digest"},
-    "tagger": {"captions", "errors", "listing"},
+    "tagger": {"area", "captions", "errors", "listing"},
     "mini": {"errors", "rng", "sd"},
 }
 # What may import the heavy packages at the top of a module: only what runs inside a kind.
-HEAVY_ALLOWED = {"sd", "train", "mini", "kernels", "tagger"}
+HEAVY_ALLOWED = {"area", "sd", "train", "mini", "kernels", "tagger"}
 LIGHT_ANYWAY = {
     "lorac/sd/safetensors.py",
     "lorac/sd/names.py",

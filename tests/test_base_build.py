@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -53,6 +54,27 @@ def folder_of(base: Path, path: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"sample_size": 8}), encoding="utf-8")
 
 
+def without_nothing(base: Path, path: Path, form: str) -> None:
+    """The base as a file or a folder."""
+    folder_of(base, path) if form == "folder" else shutil.copyfile(base, path)
+
+
+def without_vae(base: Path, path: Path, form: str) -> None:
+    """The same without a VAE."""
+    without_nothing(base, path, form)
+    if form == "folder":
+        shutil.rmtree(path / "vae")
+    else:
+        kept = {key: value.clone() for key, value in load_file(base).items() if not key.startswith(PREFIX)}
+        save_file(kept, path, metadata_of(base))
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    with safe_open(file, "pt") as opened:
+        metadata: dict[str, str] = opened.metadata()
+    return metadata
+
+
 def test_a_folder_of_the_same_weights_gives_the_same_lora(built_copy: Path, tiny_base: Path) -> None:
     """The models' blobs are equal, so nothing behind them is made again, but for what writes the base's name down."""
     folder_of(tiny_base, built_copy / "フォルダ")
@@ -83,6 +105,53 @@ def test_a_vae_of_its_own_is_what_latents_are_made_with(built_copy: Path, tiny_b
     assert changed["latent"] == 5
     assert changed["train"] == 2
     assert "image" not in changed and "tokens" not in changed
+
+
+OR_VAE = ', or give a VAE: train.vae = "vae-ft-mse-840000-ema-pruned.safetensors"'
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_a_base_without_a_vae_of_its_own(built_copy: Path, tiny_base: Path, form: str) -> None:
+    """With `train.vae` it makes what the whole base makes, but for the base's hash."""
+    write_vae(tiny_base, built_copy / "vae.safetensors")
+    files: dict[str, Path] = {}
+    facts: dict[str, Any] = {}
+    for name, cut in (("whole", without_nothing), ("pruned", without_vae)):
+        (built_copy / name).mkdir()
+        cut(tiny_base, built_copy / name / "基", form)
+        facts = build("--base", f"{name}/基", "--set", "train.vae=vae.safetensors")
+        files[name] = Path("build/recipe/recipe.safetensors").replace(f"{name}.safetensors")
+    assert runs(facts) == {"weights": 1, "export": 2}, "the models' blobs are the same"
+    whole, pruned = (load_file(file) for file in files.values())
+    assert whole.keys() == pruned.keys()
+    assert all(torch.equal(whole[name], pruned[name]) for name in whole)
+    told = [metadata_of(file) for file in files.values()]
+    assert {key for key in told[0].keys() | told[1] if told[0].get(key) != told[1].get(key)} == {"ss_new_sd_model_hash"}
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+@pytest.mark.parametrize("verb", ["plan", "build"])
+def test_a_base_without_any_vae_is_refused_with_a_remedy(
+    built_copy: Path, tiny_base: Path, form: str, verb: str
+) -> None:
+    without_vae(tiny_base, built_copy / "基", form)
+    (message,) = refused(verb, "recipe.toml", "--base", "基")
+    assert message.endswith(OR_VAE)
+    assert lorac("plan", "recipe.toml", "--base", "基", "--set", f"train.vae={tiny_base}").exit_code == 0
+
+
+def test_a_pickle_without_a_vae(built_copy: Path, tiny_base: Path) -> None:
+    """It is looked into when it is built from."""
+    whole = load_file(tiny_base)
+    torch.save({"state_dict": {k: v for k, v in whole.items() if not k.startswith(PREFIX)}}, "基.ckpt")
+    (message,) = refused("build", "recipe.toml", "--base", "基.ckpt")
+    assert message.startswith("基.ckpt: the checkpoint has no VAE") and message.endswith(OR_VAE)
+    found, _ = parts.open_base(Path("基.ckpt"), "x", needs_vae=False)
+    theirs, _ = parts.open_base(tiny_base, "x")
+    assert not found.vae
+    for ours, expected in ((found.unet, theirs.unet), (found.text, theirs.text)):
+        assert ours.keys() == expected.keys()
+        assert all(torch.equal(ours[key], expected[key]) for key in ours)
 
 
 def test_a_file_that_is_no_vae(built_copy: Path) -> None:

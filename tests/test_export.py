@@ -28,6 +28,7 @@ from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.tokenizer import chunk
 from lorac.train.schedule import Summary
 from tests.loras import delta, fill
+from tests.running import lorac
 from tests.small import base, diffusers_unet, transformers_text_model
 
 RECIPE = Recipe(
@@ -242,6 +243,38 @@ def test_web_uis_find_what_they_show(exported: bytes) -> None:
     assert values["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert values["modelspec.trigger_phrase"] == "izumi riho, idol"
     assert values["ss_training_comment"] == "リホの頭, v1"
+
+
+MARKS = {"keep_tokens_separator": "|||", "enable_wildcard": True}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("best ||| {x|y}", "izumi riho, idol, best, x"),
+        ("{best|good} quality, Idol", "izumi riho, idol, best quality"),
+        ("{{smile}}", "izumi riho, idol, {smile}"),
+    ],
+)
+def test_the_trigger_phrase_is_one_way_to_show_it(prefix: str, expected: str) -> None:
+    recipe = replace(RECIPE, caption=Caption(prefix=prefix, **MARKS))  # type: ignore[arg-type]
+    assert metadata(recipe, FACTS)["modelspec.trigger_phrase"] == expected
+    assert json.loads(sidecar(recipe, FACTS))["activation text"] == expected
+    plain = replace(RECIPE, caption=Caption(prefix=prefix))
+    assert metadata(plain, FACTS)["modelspec.trigger_phrase"].startswith("izumi riho, idol, " + prefix[:4])
+
+
+def test_tags_are_counted_as_pictures_show_them(built_copy: Path) -> None:
+    """One picture of two lines, one with a mark and choices, and one that is left as it is."""
+    texts = ["smile\nsmile, hat, {red|Red}", "red hair ||| {blue|green} eyes, hat"]
+    for file, text in zip(sorted(Path("pictures").glob("*.txt")), texts, strict=False):
+        file.write_text(text, encoding="utf-8")
+    sets = [f"caption.{key}={str(value).lower()}" for key, value in MARKS.items()]
+    done = lorac("build", "recipe.toml", *[word for text in sets for word in ("--set", text)])
+    assert done.exit_code == 0, done.output
+    counts = as_a1111_reads(Path("build/recipe/recipe.safetensors").read_bytes())["ss_tag_frequency"]["pictures"]
+    own = {"smile": 2, "hat": 2, "red": 1, "red hair": 1, "blue eyes": 1, "green eyes": 1, "izumi riho": 3}
+    assert {tag: count for tag, count in counts.items() if "colour" not in tag and "thing" not in tag} == own
 
 
 def test_equal_facts_give_equal_bytes_without_time_or_place(exported: bytes) -> None:

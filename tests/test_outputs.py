@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +20,7 @@ import pytest
 
 from lorac.digest import split
 from lorac.engine import events
-from lorac.engine.build import build
+from lorac.engine.build import build, versions
 from lorac.errors import InputError, StoreError
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.store import files
@@ -347,3 +350,17 @@ def test_a_second_build_waits_and_then_finds_everything(bench: Bench, tmp_path: 
     assert bench.ran() == {"each": 4, "one": 1}
     assert other.ran() == {}
     assert other.events[-1].ran == 0
+
+
+def test_versions_are_told_of_whatever_makes_bytes() -> None:
+    """The tagger's runtime and the optimisers of pyproject.toml, as far as they are installed."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    optimisers = [re.split("[<>=]", wanted)[0] for wanted in project["optional-dependencies"]["optimizers"]]
+    told = versions()
+    for package in ("torch", "onnxruntime", *optimisers):
+        try:
+            expected = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            assert package not in told
+        else:
+            assert told[package] == expected

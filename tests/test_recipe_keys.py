@@ -23,7 +23,7 @@ PAPERS = {
     "rslora": "2312.03732",
     "loraplus_lr_ratio": "2402.12354",
     "optimizer": "2405.15682",
-    "ema_decay": "decay",
+    "ema_decay": "d = min(decay, (1 + n) / (10 + n))",
 }
 
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 from onnx import helper, numpy_helper
@@ -17,59 +16,13 @@ from lorac.captions import KAOMOJI
 from lorac.errors import InputError
 from lorac.kinds.image import decode
 from lorac.tagger.model import Tagger
-from lorac.tagger.pixels import prepared, shrunk, squared
+from lorac.tagger.pixels import prepared, squared
 from lorac.tagger.protobuf import NotProtobuf, external_tensors
 from lorac.tagger.vocabulary import Tag, Thresholds, as_bytes, chosen, from_bytes, read_tags
 from tests.onnx_files import RATINGS, model, table, weights
+from tests.test_area import pattern
 
 # -- pixels ----------------------------------------------------------------------------------------------------------
-
-CV2 = {
-    (10, 4): [[27, 91, 137, 145], [76, 148, 176, 162], [107, 160, 168, 115], [142, 132, 141, 96]],
-    (8, 4): [[14, 57, 100, 143], [45, 156, 174, 127], [76, 162, 201, 193], [107, 103, 181, 113]],
-    (9, 3): [[37, 127, 155], [109, 165, 136], [119, 146, 140]],
-    (16, 4): [[68, 136, 137, 158], [112, 172, 120, 100], [153, 160, 180, 106], [134, 132, 130, 85]],
-    (7, 5): [
-        [7, 30, 56, 81, 104],
-        [22, 73, 130, 187, 162],
-        [39, 122, 171, 144, 188],
-        [56, 170, 136, 201, 192],
-        [71, 137, 172, 184, 200],
-    ],
-}
-"""The blue of `pattern` as opencv-python-headless 5.0.0 shrinks it with INTER_AREA: {(side before, after): rows}."""
-
-
-def pattern(side: int) -> npt.NDArray[np.uint8]:
-    i, j, c = np.ogrid[:side, :side, :3]
-    made: npt.NDArray[np.int64] = (i * 7 + j * 13 + c * 31 + (i * j) % 11 * 17) % 256
-    return made.astype(np.uint8)
-
-
-@pytest.mark.parametrize("sides", CV2)
-def test_shrinking_is_cv2_s(sides: tuple[int, int]) -> None:
-    assert shrunk(pattern(sides[0]), sides[1])[:, :, 0].tolist() == CV2[sides]
-
-
-@pytest.mark.parametrize(("before", "after"), [(31, 7), (50, 48), (96, 32), (33, 32)])
-def test_shrinking_is_the_mean_of_areas(before: int, after: int) -> None:
-    x = pattern(before)
-    scale = before / after
-    share = np.zeros((after, before))
-    for row in range(after):
-        for source in range(before):
-            share[row, source] = max(0.0, min(source + 1, (row + 1) * scale) - max(source, row * scale)) / scale
-    mean = np.einsum("as,bt,stc->abc", share, share, x.astype(np.float64))
-    assert np.abs(shrunk(x, after) - mean).max() <= 0.5 + 255 * 2e-3
-
-
-def test_halving_rounds_up_as_cv2_does() -> None:
-    x = np.zeros((2, 2, 3), np.uint8)
-    x[0, :] = 1
-    assert shrunk(x, 1).tolist() == [[[1, 1, 1]]]
-    quarter = np.zeros((4, 4, 3), np.uint8)
-    quarter[:2] = 1
-    assert shrunk(quarter, 1).tolist() == [[[0, 0, 0]]], "other halves go to the even neighbour"
 
 
 def test_a_picture_is_squared_with_white_around_its_middle() -> None:
@@ -171,10 +124,10 @@ def refusal(made: onnx.ModelProto, tags: int = 9) -> str:
 
 
 def test_probabilities_are_the_model_s_of_the_prepared_picture() -> None:
-    image = Image.fromarray(pattern(40)[:23])
+    image = Image.fromarray(pattern(40, 40)[:23])
     found = from_bytes(loaded(model(9)).probabilities(image))
     square = np.full((40, 40, 3), 255.0)
-    square[8:31] = pattern(40)[:23, :, ::-1]
+    square[8:31] = pattern(40, 40)[:23, :, ::-1]
     mean = square.mean(axis=(0, 1))
     wanted = 1 / (1 + np.exp(-(weights(9).astype(np.float64) @ (mean / 255 - 0.5))))
     assert np.abs(np.array(found) - wanted).max() < 5e-3  # each pixel was rounded once
@@ -183,7 +136,7 @@ def test_probabilities_are_the_model_s_of_the_prepared_picture() -> None:
 def test_many_workers_give_the_bits_of_one() -> None:
     """onnxruntime splits sums among its threads; it has one, and each worker has its own picture."""
     tagger = loaded(model(9))
-    images = [Image.fromarray(pattern(side)) for side in range(30, 60)]
+    images = [Image.fromarray(pattern(side, side)) for side in range(30, 60)]
     alone = [tagger.probabilities(image) for image in images]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(tagger.probabilities, images)) == alone

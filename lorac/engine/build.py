@@ -24,6 +24,8 @@ from lorac.store.ledger import LedgerDamaged
 
 LOCK_SECONDS = 24 * 3600
 PACKAGES = ("torch", "transformers", "safetensors", "pillow", "numpy", "msgspec", "onnxruntime")
+OPTIMISERS = ("bitsandbytes", "lion-pytorch", "prodigyopt", "schedulefree")
+"""Installed by who wants their optimisers."""
 
 
 @dataclass
@@ -192,7 +194,7 @@ def build_facts(
 def versions() -> dict[str, str]:
     """Versions by package metadata, without importing the packages."""
     found = {"python": platform.python_version(), "system": platform.system()}
-    for package in ("lorac", *PACKAGES):
+    for package in ("lorac", *PACKAGES, *OPTIMISERS):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

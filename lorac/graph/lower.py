@@ -51,7 +51,7 @@ def lower(recipes: Sequence[Recipe]) -> Graph:
     """One graph for all recipes; what they have in common is in it once. Raises InputError for an unusable base."""
     graph = Graph()
     for recipe in recipes:
-        _Lowering(graph, recipe, base_facts(recipe.train.base, recipe.where("train.base"))).lower()
+        _Lowering(graph, recipe, base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)).lower()
     return graph
 
 

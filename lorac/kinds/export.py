@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lorac.captions import split_tags
 from lorac.digest import Manifest
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
@@ -20,6 +19,7 @@ from lorac.recipe.sections.loss import Loss
 from lorac.recipe.sections.network import Network
 from lorac.recipe.sections.output import Output, Sample
 from lorac.recipe.sections.train import Train, Validation
+from lorac.wildcards import all_tags
 
 if TYPE_CHECKING:
     from lorac.metadata import Facts, Folder
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "export"
-VERSION = 3
+VERSION = 4
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("lora", "sidecar")
@@ -114,9 +114,12 @@ def _facts(
 def _folder(work: Work, number: int, folder: Mapping[str, Any]) -> Folder:
     from lorac.metadata import Folder
 
+    about = work.params["sections"]["caption"]
+    separator, wildcard = about["keep_tokens_separator"], about["enable_wildcard"]
     captions = work.columns[f"caption.{number}"]
     texts = work.read_many(captions)
-    tags = Counter(tag for digest in captions for tag in split_tags(texts[digest].decode()))
+    tags_of = {digest: all_tags(text.decode(), separator, wildcard) for digest, text in texts.items()}
+    tags = Counter(tag for digest in captions for tag in tags_of[digest])
     return Folder(folder["name"], folder["repeats"], len(captions), folder["regularisation"], tags)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NAME = "image"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.EACH
 POOL = "cpu"
 OUTPUTS = ("pixels", "bucket", "mask")
@@ -172,14 +172,17 @@ def _opened(file: str | io.BytesIO) -> Iterator[Image]:
 def fit(image: Image, bucketing: Bucketing) -> Image:
     """Scale RGB or grey to cover the picture's bucket, then crop around the centre, as kohya does.
 
-    Shrinking averages over areas (kohya: cv2.INTER_AREA), enlarging is Lanczos (kohya since 2025).
+    Where neither side grows, pixels are means of areas (kohya: cv2.INTER_AREA), else Lanczos (kohya since 2025).
     """
-    from PIL.Image import Resampling
+    import numpy as np
+    from PIL.Image import Resampling, fromarray
+
+    from lorac.area import shrunk
 
     scaled, bucket = bucketing.place(image.width, image.height)
     if scaled != image.size:
         shrinks = scaled[0] <= image.width and scaled[1] <= image.height
-        image = image.resize(scaled, Resampling.BOX if shrinks else Resampling.LANCZOS)
+        image = fromarray(shrunk(np.asarray(image), *scaled)) if shrinks else image.resize(scaled, Resampling.LANCZOS)
     left, top = crop_offset(scaled, bucket)
     return image.crop((left, top, left + bucket[0], top + bucket[1]))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lorac.tagger.model import Tagger
 
 NAME = "tag"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.EACH
 POOL = "cpu"
 OUTPUTS = ("probabilities",)

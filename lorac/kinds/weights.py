@@ -40,7 +40,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
     places = {port: Path(place) for port, place in work.hints.items()}
     shown = {port: shown_path(path) for port, path in places.items()}
     try:
-        found, config = parts.open_base(places["base"], shown["base"])
+        found, config = parts.open_base(places["base"], shown["base"], needs_vae="vae" not in places)
         if "vae" in places:
             own, groups = parts.open_vae(places["vae"], shown["vae"])
             found, config = replace(found, vae=own), replace(config, vae=groups)

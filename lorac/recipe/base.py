@@ -41,11 +41,14 @@ def base_path(base: str) -> Path:
     return Path(base)
 
 
-def base_facts(base: str, where: str) -> BaseFacts:
-    """What the base says of itself; SD1.x's values where it says nothing. Raises InputError for an unusable base."""
+def base_facts(base: str, where: str, vae: str | None = None) -> BaseFacts:
+    """What the base says of itself; SD1.x's values where it says nothing. Raises InputError for an unusable base.
+
+    `vae` is the recipe's: with one, the base needs none of its own.
+    """
     path = base_path(base)
     try:
-        config = layout.base_config(path, shown_path(path))
+        config = layout.base_config(path, shown_path(path), needs_vae=not vae)
     except OSError as error:
         remedy = 'give the path of an SD1.x checkpoint, or "builtin:mini"'
         raise InputError([Problem(where, f"the base {path} cannot be read: {error.strerror}", remedy)]) from error

@@ -15,6 +15,7 @@ TEXT_PREFIX = "cond_stage_model.transformer."
 
 _NO_BASE = ", not a base"
 NEEDED = "lorac needs an SD1.x checkpoint as the base"
+OR_VAE = 'or give a VAE: train.vae = "vae-ft-mse-840000-ema-pruned.safetensors"'
 
 _FAMILIES = {
     "a LyCORIS file, not a base": r"^lycoris_|\.(hada_w[12]|lokr_w[12]|oft_blocks|oft_diag)",
@@ -57,17 +58,22 @@ def by_sizes(channels: int | None, context: int | None) -> str | None:
     return _BY_CONTEXT.get(context or 0)
 
 
-def problems(shapes: Shapes, where: str) -> list[Problem]:
-    """Why a single file cannot be a base, as far as names and shapes tell."""
+def problems(shapes: Shapes, where: str, needs_vae: bool = True) -> list[Problem]:
+    """Why a single file cannot be a base, as far as names and shapes tell; many pruned files have no VAE."""
     family = foreign(shapes)
     if family:
         remedy = "give it as train.vae, and an SD1.x checkpoint as the base" if family.startswith("a VAE") else NEEDED
         return [Problem(where, f"this is {family}", remedy)]
     parts = {"U-Net": UNET_PREFIX, "VAE": VAE_PREFIX, "text encoder": TEXT_PREFIX}
+    full = "use a full SD1.x checkpoint"
     return [
-        Problem(where, f"the checkpoint has no {name} (keys {prefix}…)", "use a full SD1.x checkpoint")
+        Problem(
+            where,
+            f"the checkpoint has no {name} (keys {prefix}…)",
+            f"{full}, {OR_VAE}" if prefix == VAE_PREFIX else full,
+        )
         for name, prefix in parts.items()
-        if not any(key.startswith(prefix) for key in shapes)
+        if (needs_vae or prefix != VAE_PREFIX) and not any(key.startswith(prefix) for key in shapes)
     ]
 
 

@@ -42,6 +42,7 @@ _PIPELINES = {
     "Autoencoder": "a VAE, not a base",
 }
 _VAE_SCALE = 0.18215
+_AGAIN = "download the folder again, with its .safetensors"
 
 
 def is_torch_file(path: Path) -> bool:
@@ -83,17 +84,18 @@ def vae_place(path: Path) -> Path:
     return path / "vae" if (path / "vae").is_dir() else path
 
 
-def base_config(path: Path, where: str) -> BaseConfig:
+def base_config(path: Path, where: str, needs_vae: bool = True) -> BaseConfig:
     """What a base says of itself. Raises InputError, with `where` as the place, if it surely is no SD1.x base.
 
+    Without `needs_vae`, because the recipe names another one, the base's VAE is not looked at and may be missing.
     Raises OSError when it cannot be read.
     """
     if path.is_dir():
-        return _folder_config(path, where)
+        return _folder_config(path, where, needs_vae)
     if is_torch_file(path):
         return BaseConfig()
     header = read_header(path)
-    _refuse(families.problems(_shapes(header), where))
+    _refuse(families.problems(_shapes(header), where, needs_vae))
     return file_config(header.metadata, header.tensors, where)
 
 
@@ -127,7 +129,7 @@ def vae_config(path: Path, where: str) -> VAEGroups:
     return file_config(header.metadata, header.tensors, where).vae
 
 
-def _folder_config(path: Path, where: str) -> BaseConfig:
+def _folder_config(path: Path, where: str, needs_vae: bool) -> BaseConfig:
     found: list[Problem] = []
     family = _pipeline(path, found)
     if family is None and not (path / "unet").is_dir():
@@ -135,7 +137,11 @@ def _folder_config(path: Path, where: str) -> BaseConfig:
         raise InputError([Problem(where, "this folder is no diffusers model: it has no unet folder", remedy)])
     if family:
         raise InputError([Problem(where, f"this is {family}", families.NEEDED)])
-    configs = {model: _model_config(path / name, found) for model, name in MODELS.items()}
+    configs = {
+        model: _model_config(path / name, found, f"{_AGAIN}, {families.OR_VAE}" if model == "vae" else _AGAIN)
+        for model, name in MODELS.items()
+        if needs_vae or model != "vae"
+    }
     scheduler = path / "scheduler" / "scheduler_config.json"
     configs["scheduler"] = _json(scheduler, found) if scheduler.is_file() else {}
     if not found and (family := _folder_family(configs)):
@@ -170,14 +176,12 @@ def _folder_family(configs: Mapping[str, Mapping[str, Any]]) -> str | None:
     return families.by_sizes(unet.get("in_channels"), unet.get("cross_attention_dim"))
 
 
-def _model_config(folder: Path, found: list[Problem]) -> dict[str, Any]:
+def _model_config(folder: Path, found: list[Problem], again: str = _AGAIN) -> dict[str, Any]:
     """A model's config.json; what keeps the model from being read goes to `found`."""
     weights, settings = weights_file(folder), folder / CONFIG_FILE
     if weights is None:
         shards = any(folder.glob("*.index.json"))
-        remedy = (
-            "save it in one file (max_shard_size)" if shards else "download the folder again, with its .safetensors"
-        )
+        remedy = "save it in one file (max_shard_size)" if shards else again
         cause = "its weights are split over several files" if shards else f"no {_STEMS[0]}.safetensors in this folder"
         found.append(Problem(str(folder), cause if folder.is_dir() else "this folder is missing", remedy))
         return {}

@@ -35,14 +35,19 @@ class Parts:
     text: State
 
 
-def open_base(path: Path, where: str) -> tuple[Parts, BaseConfig]:
-    """The tensors of a base, memory-mapped, and its configuration. Raises InputError when it is none of SD1.x."""
+def open_base(path: Path, where: str, needs_vae: bool = True) -> tuple[Parts, BaseConfig]:
+    """The tensors of a base, memory-mapped, and its configuration. Raises InputError when it is none of SD1.x.
+
+    Without `needs_vae` that of the parts is empty.
+    """
     if not path.is_dir():
         tensors, metadata = formats.read(path, where)
-        return split(tensors, where), layout.file_config(metadata, tensors, where)
-    config = layout.base_config(path, where)
-    states = {model: _read_folder(path / name, where) for model, name in layout.MODELS.items()}
-    return _parts(states["unet"], states["vae"], states["text"], where), config
+        return split(tensors, where, needs_vae), layout.file_config(metadata, tensors, where)
+    config = layout.base_config(path, where, needs_vae)
+    states = {
+        model: _read_folder(path / name, where) for model, name in layout.MODELS.items() if needs_vae or model != "vae"
+    }
+    return _parts(states["unet"], states.get("vae", {}), states["text"], where), config
 
 
 def open_vae(path: Path, where: str) -> tuple[State, VAEGroups]:
@@ -61,17 +66,17 @@ def open_vae(path: Path, where: str) -> tuple[State, VAEGroups]:
     return state, groups
 
 
-def split(tensors: State, where: Path | str) -> Parts:
+def split(tensors: State, where: Path | str, needs_vae: bool = True) -> Parts:
     """Sorts a single file's tensors into the three models and renames them; other keys (EMA, schedules) are ignored.
 
     `where` names the file in errors. Raises InputError when the file is of another family or lacks a whole model.
     """
-    problems = families.problems(_shapes(tensors), str(where))
+    problems = families.problems(_shapes(tensors), str(where), needs_vae)
     if problems:
         raise InputError(problems)
     return _parts(
         _renamed(_below(tensors, UNET_PREFIX), names.UNET),
-        _renamed(_below(tensors, VAE_PREFIX), names.VAE),
+        _renamed(_below(tensors, VAE_PREFIX), names.VAE) if needs_vae else {},
         _below(tensors, TEXT_PREFIX),
         where,
     )

@@ -36,7 +36,9 @@ class Train(Section, frozen=True):
             kohya="pretrained_model_name_or_path",
         ),
     ] = BUILTIN_BASE
-    vae: Annotated[Text | None, key("A VAE file or folder instead of the base's own.")] = None
+    vae: Annotated[Text | None, key("A VAE file or folder instead of the base's own, or where the base has none.")] = (
+        None
+    )
     resolution: Annotated[
         Annotated[int, Meta(ge=64, le=2048, multiple_of=16)] | None,
         key("Training pictures have about as many pixels as a square of this side. Absent: the base's own."),
@@ -202,7 +204,8 @@ class Train(Section, frozen=True):
         key(
             "The file holds a running average of the LoRA with this decay, such as 0.999; 0 for none.",
             nodes=TRAIN,
-            source="averageₙ = decay · averageₙ₋₁ + (1 − decay) · factorsₙ: Polyak and Juditsky 1992",
+            source="averageₙ = d · averageₙ₋₁ + (1 − d) · factorsₙ with d = min(decay, (1 + n) / (10 + n)), n from 0: "
+            "Polyak and Juditsky 1992, and the warm-up of TensorFlow's ExponentialMovingAverage",
         ),
     ] = 0.0
     seed: Annotated[
