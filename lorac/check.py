@@ -150,6 +150,16 @@ def _has_holes(path: str) -> bool:
         return False
 
 
+def unusable(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
+    """L013: a build refuses pictures that cannot be opened; their headers alone are looked at."""
+    for folder in sets:
+        for captioned in folder.pictures:
+            try:
+                header(captioned.picture.path)
+            except Refused as refusal:
+                yield Finding("L013", shown_path(captioned.picture.path), f"the picture {refusal}")
+
+
 def no_caption(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
     """L009: a build refuses pictures without a text file, a trigger or a tagger."""
     if recipe.tagger.model is not None:
@@ -208,4 +218,5 @@ RULES: tuple[Rule, ...] = (
     no_mark,
     unread_signs,
     nothing_held_out,
+    unusable,
 )

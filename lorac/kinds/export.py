@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lorac.digest import Manifest
+from lorac.digest import Digest, Manifest
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
-from lorac.recipe.arithmetic import epoch_count, warmup_steps
+from lorac.recipe.arithmetic import epoch_count, regularisation_order, warmup_steps
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.sections.data import Caption, Tagger
 from lorac.recipe.sections.loss import Loss
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "export"
-VERSION = 4
+VERSION = 5
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("lora", "sidecar")
@@ -124,10 +124,16 @@ def _folder(work: Work, number: int, folder: Mapping[str, Any]) -> Folder:
 
 
 def _buckets(work: Work) -> dict[tuple[int, int], int]:
-    """Samples per bucket, repeats included, regularisation pictures before their matching."""
-    counts: Counter[tuple[int, int]] = Counter()
+    """Samples per bucket in an epoch, repeats and matched regularisation pictures included, as kohya counts them."""
+    shown: list[Digest] = []
+    classes: list[tuple[Digest, int]] = []
     for number, folder in enumerate(work.params["folders"]):
-        for digest, pictures in Counter(work.columns[f"bucket.{number}"]).items():
-            width, height = work.read(digest).split(b"x")
-            counts[int(width), int(height)] += pictures * folder["repeats"]
-    return dict(counts)
+        for digest in work.columns[f"bucket.{number}"]:
+            if folder["regularisation"]:
+                classes.append((digest, folder["repeats"]))
+            else:
+                shown += [digest] * folder["repeats"]
+    order = regularisation_order([repeats for _, repeats in classes], len(shown))
+    counts = Counter([*shown, *(classes[index][0] for index in order)])
+    sizes = {digest: tuple(map(int, work.read(digest).split(b"x"))) for digest in counts}
+    return {(sizes[digest][0], sizes[digest][1]): count for digest, count in counts.items()}

@@ -17,6 +17,9 @@ from lorac.recipe.schema import EXCLUSIVE
 # A recipe is written by hand; anything larger is another file, and tomli would need seconds and gigabytes for it.
 MAX_BYTES = 1 << 20
 
+KOHYA = {"pretrained_model_name_or_path", "train_data_dir", "dataset_config", "datasets", "image_dir"}
+"""Keys of kohya's --config_file and --dataset_config, at the top or in a section, that no recipe has."""
+
 
 def read_chain(file: Path) -> Tree:
     """The recipe `file` over everything it extends. Raises InputError for the first file that cannot be read."""
@@ -54,8 +57,13 @@ def read_file(file: Path, where: str = "") -> Tree:
         data = file.read_bytes()
     except FileNotFoundError:
         raise InputError([Problem(where, f'there is no recipe "{label}"', missing_path_remedy(file))]) from None
+    except IsADirectoryError:
+        cause = f'"{label}" is a folder and no recipe'
+        raise InputError([Problem(where, cause, "make a recipe for its pictures with `lorac init`")]) from None
     except OSError as error:
         raise InputError([Problem(where, f'the recipe "{label}" cannot be read: {error.strerror}')]) from None
+    if file.suffix.lower() in (".json", ".safetensors"):
+        raise InputError([Problem(label, "this is no recipe", f"`lorac import {label}` makes one of kohya's settings")])
     if len(data) > MAX_BYTES:
         raise InputError([Problem(label, f"{len(data)} bytes are too many for a recipe", "is it the right file?")])
     try:
@@ -70,6 +78,9 @@ def read_file(file: Path, where: str = "") -> Tree:
         raise InputError([Problem(f"{label}:{error.lineno}", f"not TOML: {error.msg}", remedy)]) from None
     except RecursionError:
         raise InputError([Problem(label, "tables or lists are nested too deeply")]) from None
+    if KOHYA & {name for table in (values, *values.values()) if isinstance(table, dict) for name in table}:
+        remedy = f"`lorac import {label} -o recipe.toml` makes a recipe of it"
+        raise InputError([Problem(label, "these are kohya's settings and no recipe", remedy)])
     root = Place(label, None, file.parent)
     return Tree(root, values, {path: Place(label, line, file.parent) for path, line in positions(text).items()})
 

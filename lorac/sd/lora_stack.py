@@ -92,7 +92,8 @@ class Stack:
             change = torch.mm(self.up_MOR[i], self.down_MRI[i]).mul_(self.alpha / self.rank)
             changed = weight + change.view(weight.shape)
             across = tuple(d for d in range(weight.dim()) if d != (1 if self.axis == "in" else 0))
-            norms.append(torch.linalg.vector_norm(changed, dim=across))
+            # A column of zeros has magnitude 0, and stays one.
+            norms.append(torch.linalg.vector_norm(changed, dim=across).clamp(min=torch.finfo(torch.float32).tiny))
         return torch.stack(norms)
 
     @torch.no_grad()

@@ -80,7 +80,7 @@ class _Losses:
     def __init__(self, trainer: Trainer) -> None:
         self.values: list[float] = []
         self._pending: list[tuple[Step, Tensor]] = []
-        self._alpha = trainer.lora.alpha
+        self._alpha = trainer.lora.settings.alpha
         self._group = COLLECT_EVERY[trainer.device.type]
         self._streak_limit = STREAK[trainer.device.type]
         self._streak = 0
