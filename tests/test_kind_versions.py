@@ -98,7 +98,7 @@ def test_a_kind_s_code_is_all_that_it_imports() -> None:
     def names(kind: str) -> set[str]:
         return {path.relative_to(ROOT).as_posix() for path in sources(kind)}
 
-    assert names("image") == {"lorac/kinds/image.py", "lorac/recipe/buckets.py"}
+    assert names("image") == {"lorac/kinds/image.py", "lorac/area.py", "lorac/recipe/buckets.py"}
     assert names("latent") >= {
         "lorac/sd/vae.py",
         "lorac/sd/blocks.py",
