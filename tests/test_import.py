@@ -454,6 +454,57 @@ def test_a_dataset_configs_inheritance_and_what_subsets_disagree_on() -> None:
     assert leftovers(text)["datasets: shuffle_captoin"].endswith('did you mean "shuffle_caption"?')
 
 
+def test_a_setting_that_the_first_folder_does_not_name_is_not_all_folders() -> None:
+    """The first has kohya's default of it, which is what config_util.py gives the subset."""
+    pictures(Path("a"), 2, "riho", extension=".caption")
+    pictures(Path("b"), 1, "riho", extension=".caption")
+    text, recipe = imported(
+        config("""
+        [[datasets]]
+        resolution = 512
+        [[datasets.subsets]]
+        image_dir = "a"
+        [[datasets.subsets]]
+        image_dir = "b"
+        caption_dropout_rate = 0.5
+        enable_wildcard = true
+        caption_suffix = "hat"
+        color_aug = true
+        resize_interpolation = "area"
+        resolution = 768
+        [[datasets]]
+        resolution = [512, 512]
+        batch_size = 4
+        validation_split = 0.25
+        min_bucket_reso = 256
+        bucket_no_upscale = true
+        [[datasets.subsets]]
+        image_dir = "a"
+        """)
+    )
+    caption = recipe.caption
+    assert (caption.caption_dropout_rate, caption.enable_wildcard, caption.suffix) == (0.0, False, "")
+    assert (recipe.train.batch_size, recipe.validation.split, recipe.train.bucket_no_upscale) == (1, 0.0, False)
+    left = leftovers(text)
+    assert left["b: caption_dropout_rate"].startswith("0.5: lorac has one caption_dropout_rate for all folders")
+    assert left["b: caption_suffix"].endswith("and the first has none")
+    assert left["datasets[1]: batch_size"].startswith("4: ") and left["subsets: resolution"].startswith("768: ")
+    assert {name for name in left if name[0] in "bd"} == {
+        *(f"b: {name}" for name in ("caption_dropout_rate", "enable_wildcard", "caption_suffix", "color_aug")),
+        "b: resize_interpolation",
+        *(f"datasets[1]: {name}" for name in ("batch_size", "validation_split", "bucket_no_upscale")),
+    }
+    assert "color_aug" not in left and "resize_interpolation" not in left
+
+
+def test_a_dataset_config_goes_on_from_the_command_line() -> None:
+    pictures(Path("a"), 2, "riho")
+    config('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n', "data.toml")
+    text = 'dataset_config = "data.toml"\ntrain_batch_size = 3\ndataset_repeats = 5\ncaption_extention = ".txt"\n'
+    _, recipe = imported(config(text))
+    assert (recipe.sources[0].repeats, recipe.train.batch_size, recipe.caption.extension) == (5, 3, ".txt")
+
+
 def test_a_config_that_names_a_dataset_config() -> None:
     pictures(Path("a"), 2, "riho")
     config('[[datasets]]\nbatch_size = 3\n[[datasets.subsets]]\nimage_dir = "a"\nnum_repeats = 7\n', "data.toml")

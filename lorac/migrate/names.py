@@ -73,7 +73,7 @@ UNNEEDED = _table(
     metadata_title metadata_author metadata_license metadata_merged_from metadata_preprocessor: write it into [output]
     metadata_thumbnail metadata_is_negative_embedding metadata_tags: write what users shall know into [output]
     in_json: lorac reads captions beside the pictures; write them as text files
-    dataset_repeats: counts only for in_json; [[source]] has repeats
+    dataset_repeats: counts only for in_json, and for folders of a dataset_config that name no num_repeats
     token_warmup_min: counts only with token_warmup_step
     """
 )
