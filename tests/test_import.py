@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import tomli
+import torch
+from safetensors.torch import load_file, save_file
 
 from lorac.migrate.kohya import PICTURE_ARGUMENTS
 from lorac.migrate.names import AT, NETWORK_SAME, NETWORK_UNSUPPORTED, SAME, UNNEEDED, UNSUPPORTED
@@ -415,6 +417,95 @@ def test_sample_prompts_are_read() -> None:
     ].sample
     assert [(p.prompt, p.negative) for p in sample.prompts] == [("1girl, riho", "lowres"), ("riho, 海", "")]  # type: ignore[union-attr]
     assert (sample.width, sample.height, sample.cfg_scale, sample.steps, sample.seed) == (512, 768, 7.5, 28, 1)
+
+
+# -- what kohya takes and lorac refuses ------------------------------------------------------------
+
+
+CONTRADICTIONS = {
+    "zero snr": ("zero_terminal_snr = true", {"loss.zero_terminal_snr": "true"}),
+    "v loss": ("scale_v_pred_loss_like_noise_pred = true", {"loss.scale_v_pred_loss_like_noise_pred": "true"}),
+    "both": (
+        "scale_v_pred_loss_like_noise_pred = true\nzero_terminal_snr = true",
+        {"loss.scale_v_pred_loss_like_noise_pred": "true", "loss.zero_terminal_snr": "true"},
+    ),
+    "scheduler": ('lr_scheduler = "warmup_stable_decay"', {"train.lr_scheduler": '"warmup_stable_decay"'}),
+    "one argument": (
+        'optimizer_type = "Prodigy"\nlearning_rate = 1\noptimizer_args = ["d_coef=2", "use_speed=True"]',
+        {"train.optimizer_args.use_speed": "true"},
+    ),
+    "length": ('max_train_steps = "x"\nlr_warmup_steps = 5000', {"max_train_steps": '"x"'}),
+    "adafactor": ('optimizer_type = "Adafactor"\nunet_lr = 1e-4\nlr_scheduler = "cosine"', {"train.unet_lr": "1e-4"}),
+    "name": ('output_name = "a?b"', {"output.name": '"a?b"'}),
+    "huber": ("huber_c = 0.3", {"loss.huber_c": "0.3"}),
+    "noise": ("adaptive_noise_scale = 0.3", {"loss.adaptive_noise_scale": "0.3"}),
+    "lists": ('network_args = ["block_alphas=1,2"]', {"network.block_alphas": "[1.0, 2.0]"}),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_recipe_that_was_imported_can_be_planned(name: str) -> None:
+    pictures(Path("set/2_a"), 1, "a", extension=".caption")
+    lines, left = CONTRADICTIONS[name]
+    text, recipe = imported(config(f'train_data_dir = "set"\n{lines}\n'))
+    planned("made.toml")
+    shown = leftovers(text)
+    assert {key: shown[key].partition(":")[0] for key in left} == left
+    assert recipe.train.optimizer_args == ({"d_coef": 2} if name == "one argument" else {})
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected", "comment"),
+    [
+        ("learning_rate = 1e-4", (1, 1, 1), "kohya: learning_rate = 1e-4; prodigy finds one rate for all"),
+        ("unet_lr = 1\ntext_encoder_lr = 0.5", (1, 1, 1), "kohya: unet_lr = 1.0, text_encoder_lr = 0.5; prodigy"),
+        ("unet_lr = 1e-4\ntext_encoder_lr = 0", (1, 1, 0), "kohya: "),
+        ("", (1, 1, 1), "kohya: learning_rate = 2e-6; prodigy"),
+        ("learning_rate = 1", (1, 1, 1), None),
+        ("learning_rate = 5\nunet_lr = 0.5\ntext_encoder_lr = 0.5", (5, 0.5, 0.5), None),
+    ],
+)
+def test_prodigys_rate_is_one(rates: str, expected: tuple[float, ...], comment: str | None) -> None:
+    pictures(Path("set/2_a"), 1, "a", extension=".caption")
+    text, recipe = imported(config(f'train_data_dir = "set"\noptimizer_type = "Prodigy"\n{rates}\n'))
+    planned("made.toml")
+    assert (recipe.train.learning_rate, recipe.train.unet_lr, recipe.train.text_encoder_lr) == expected
+    assert (comment or "learning_rate = ") in text and ("prodigy finds" in text) == (comment is not None)
+
+
+def test_prodigy_of_a_lora_that_tells_no_rate() -> None:
+    metadata = {"ss_network_dim": "8", "ss_optimizer": "prodigyopt.prodigy.Prodigy", "ss_max_train_steps": "9"}
+    header = json.dumps({"__metadata__": metadata}).encode()
+    Path("a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    pictures(Path("pictures"), 1)
+    text, recipe = imported("a.safetensors")
+    assert (recipe.train.optimizer, recipe.train.unet_lr, recipe.train.text_encoder_lr) == ("prodigy", 1, 1)
+    assert "learning_rate = 1" in text
+
+
+@pytest.mark.parametrize("says_v", [False, True])
+def test_what_goes_with_the_base_that_is_named(tiny_base: Path, says_v: bool) -> None:
+    """A base that says itself that it predicts v takes what another refuses."""
+    pictures(Path("set/2_a"), 1, "a", extension=".caption")
+    marks = {"v_pred": torch.empty(0)} if says_v else {}
+    save_file({**load_file(tiny_base), **marks}, "基.safetensors")
+    lines = 'pretrained_model_name_or_path = "基.safetensors"\nzero_terminal_snr = true\n'
+    done = lorac("import", config(f'train_data_dir = "set"\n{lines}v_pred_like_loss = 0.5'))
+    Path("made.toml").write_text(done.stdout, encoding="utf-8")
+    assert lorac("plan", "made.toml").exit_code == 0
+    assert ("zero_terminal_snr = true" in done.stdout.partition("# Not carried")[0]) == says_v
+    assert ("v_pred_like_loss = 0.5" in done.stdout.partition("# Not carried")[0]) != says_v
+
+
+def test_a_base_whose_word_contradicts_the_file(tiny_base: Path) -> None:
+    """The base says zero SNR, but not v, which lorac refuses: the recipe says what kohya does without a word."""
+    pictures(Path("set/2_a"), 1, "a", extension=".caption")
+    save_file({**load_file(tiny_base), "ztsnr": torch.empty(0)}, "base.safetensors")
+    config('train_data_dir = "set"\npretrained_model_name_or_path = "base.safetensors"\n')
+    done = lorac("import", "config.toml")
+    Path("made.toml").write_text(done.stdout, encoding="utf-8")
+    assert lorac("plan", "made.toml").exit_code == 0
+    assert "\nzero_terminal_snr = false" in done.stdout
 
 
 # -- dataset configs -------------------------------------------------------------------------------
