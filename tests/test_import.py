@@ -588,6 +588,26 @@ def test_a_setting_that_the_first_folder_does_not_name_is_not_all_folders() -> N
     assert "color_aug" not in left and "resize_interpolation" not in left
 
 
+def test_class_tokens_and_buckets_that_a_dataset_config_means() -> None:
+    """Class tokens are for pictures without a caption, which `a` and `1girl` have none of; buckets are off."""
+    pictures(Path("a"), 2, "riho, hat", extension=".caption")
+    pictures(Path("b"), 2)
+    pictures(Path("c"), 2, "riho", extension=".caption")
+    Path("c/000.caption").unlink()
+    pictures(Path("1girl"), 1, "1girl", extension=".caption")
+    subset = '[[datasets.subsets]]\nimage_dir = "{0}"\nclass_tokens = "{0} girl"\n'
+    text = "[[datasets]]\n" + "".join(map(subset.format, ("a", "b", "1girl"))) + "is_reg = true\n"
+    text, recipe = imported(config(text + subset.format("c") + 'caption_prefix = "riho, "\n'))
+    left = leftovers(text)
+    assert left["a: class_tokens"].startswith('"a girl": all its pictures have captions')
+    assert left["1girl: class_tokens"].startswith('"1girl girl": all its pictures have captions')
+    assert left["c: class_tokens"].startswith('"c girl": kohya trains it for 1 of 2 pictures, which have no')
+    assert "b: class_tokens" not in left and recipe.sources[1].trigger == ("b girl",)
+    assert recipe.train.enable_bucket is False and "enable_bucket = false" in text
+    text, recipe = imported(config("[general]\nenable_bucket = true\n[[datasets]]\n" + subset.format("b")))
+    assert recipe.train.enable_bucket is True and "command line" not in text
+
+
 def test_a_dataset_config_goes_on_from_the_command_line() -> None:
     pictures(Path("a"), 2, "riho")
     config('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n', "data.toml")

@@ -71,6 +71,9 @@ def _toml(path: Path, reg: Path | None, draft: Draft) -> None:
         subsets += _extra(draft, reg)
         samples = add_subsets(draft, subsets, settings["caption_extension"])
         carry(settings, draft)
+        if "enable_bucket" not in settings:
+            comment = "kohya's default: crop to a square, unless its command line has --enable_bucket"
+            draft.put("train", "enable_bucket", False, comment)
         _guess_length(draft, samples)
         return
     _title(draft, path, "kohya's --config_file", "What the file does not say has kohya's default.")
