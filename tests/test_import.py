@@ -359,6 +359,16 @@ def test_numbers_carry_over() -> None:
     assert leftovers(text) == {"max_train_steps": "99: kohya lets max_train_epochs win"}
 
 
+@pytest.mark.parametrize("more", ["", "mid_lr_weight=1", "block_dims=DIMS"])
+def test_blocks_of_convolutions_that_kohya_does_not_read(more: str) -> None:
+    pictures(Path("set/2_a"), 1)
+    arguments = ["conv_block_dims=DIMS", "conv_block_alphas=DIMS", *([more] if more else [])]
+    text = 'train_data_dir = "set"\nnetwork_args = ' + json.dumps(arguments).replace("DIMS", ",".join(["2"] * 25))
+    text, recipe = imported(config(text))
+    assert recipe.network.conv_block_dims == (2,) * 25 and recipe.network.conv_block_alphas == (2,) * 25
+    assert text.count("# kohya ignores it without block_dims or lr weights\n") == (0 if more else 2)
+
+
 def test_kohyas_defaults_where_the_file_is_silent() -> None:
     pictures(Path("set/2_a"), 1)
     text, recipe = imported(config('train_data_dir = "set"'))

@@ -116,6 +116,9 @@ NETWORK_UNSUPPORTED = _table(
 )
 """Of `network_args`, those of LyCORIS too."""
 
+BLOCKWISE = ("block_dims", "down_lr_weight", "mid_lr_weight", "up_lr_weight")
+"""Any of these makes kohya read conv_block_dims and conv_block_alphas (networks/lora.py)."""
+
 OPTIMIZERS = {
     "adamw": "adamw",
     "adamw8bit": "adamw8bit",
