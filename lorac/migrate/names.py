@@ -86,7 +86,7 @@ UNSUPPORTED = _table(
     weighted_captions: lorac reads (tag:1.2) as plain text; write tags without weights
     secondary_separator: split such tags in the caption files
     caption_separator: lorac separates tags by commas; write commas into the caption files
-    resize_interpolation: lorac averages when shrinking and uses Lanczos when enlarging, as kohya does by itself
+    resize_interpolation: lorac averages areas when shrinking, else uses Lanczos, as kohya of today does by itself
     save_every_n_steps: use save_every_n_epochs
     save_n_epoch_ratio: use save_every_n_epochs
     save_last_n_epochs save_last_n_steps: lorac keeps every saved epoch; delete the files you do not want

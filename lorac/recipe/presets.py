@@ -1,7 +1,8 @@
 """The presets: two tables of defaults that lie below everything that a recipe gives.
 
 kohya-2023 is what the article's LoRAs were made with: what the popup of January 2023 (LoRA_Easy_Training_Scripts)
-always set, the defaults of its questions, and the article's own answers. modern is where somebody who trains SD 1.x
+always set, the defaults of its questions, and the article's own answers. Not how sd-scripts of that time enlarged:
+with cv2's INTER_AREA, which lorac, like today's, does with Lanczos. modern is where somebody who trains SD 1.x
 characters today starts. A preset never makes a recipe wrong: a setting that would not go with what the recipe says
 gives way, and messages name the recipe's lines only.
 """
