@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import sqrt
 from pathlib import Path
 
 from lorac.captions import split_tags, unmatched
@@ -16,12 +17,13 @@ from lorac.dataset import Folder, fitting, folders
 from lorac.kinds.image import HIDDEN, Refused, header, layers
 from lorac.listing import shown_path
 from lorac.recipe import arithmetic
+from lorac.recipe.optimisers import has_relative_step
 from lorac.recipe.recipe import Recipe
 
 BINDING = ("1girl", "1boy", "solo")
 """Tags of every picture of a character; left in, they come to mean her outfit (the article's finding 11)."""
 STRONG = 5e-4
-"""Learning rate x alpha / dim above which the article's runs diverged or became unstable (finding 7)."""
+"""Learning rate x alpha / dim (√dim of rsLoRA) above which the article's runs diverged or got unstable (finding 7)."""
 ALMOST = 0.8
 """Likeness (Ratcliff and Obershelp's, 0 to 1) from which a rule is taken for a misspelt tag."""
 _CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}")
@@ -124,10 +126,14 @@ def few_regularisation(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Findi
 
 
 def too_strong(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
-    """L007: when the learning rate goes up, alpha must go down."""
-    rate = (recipe.train.unet_lr or 0.0) * recipe.network.alpha / recipe.network.dim
+    """L007: when the learning rate goes up, alpha must go down. Some optimisers make the rate themselves."""
+    train, network = recipe.train, recipe.network
+    if train.optimizer == "prodigy" or has_relative_step(train.optimizer, train.optimizer_args):
+        return
+    divisor, shown = (sqrt(network.dim), "√dim") if network.rslora else (network.dim, "dim")
+    rate = (train.unet_lr or 0.0) * network.alpha / divisor
     if rate > STRONG:
-        text = f"learning rate x alpha / dim is {rate:g}, above {STRONG:g}: such runs diverge; lower alpha"
+        text = f"learning rate x alpha / {shown} is {rate:g}, above {STRONG:g}: such runs diverge; lower alpha"
         yield Finding("L007", recipe.where("network.alpha"), text)
 
 

@@ -577,6 +577,35 @@ def check(settings: dict[str, str]) -> tuple[int, list[str]]:
     return done.exit_code, done.stdout.splitlines()
 
 
+CONSTANT = {"train.lr_scheduler": "constant", "train.lr_warmup_steps": "0"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "strength"),
+    [
+        ({"train.learning_rate": "1", "train.optimizer": "prodigy"}, None),
+        ({"train.learning_rate": "1e-3", "train.optimizer": "adafactor", **CONSTANT}, None),
+        (
+            {
+                "train.learning_rate": "1e-3",
+                "train.optimizer": "adafactor",
+                "train.optimizer_args": "{relative_step = false}",
+            },
+            "alpha / dim is 0.001,",
+        ),
+        ({"train.learning_rate": "4e-4", "network.rslora": "true"}, "alpha / √dim is 0.0008,"),  # 4e-4 x 4 / 2
+        ({"train.learning_rate": "2e-4", "network.rslora": "true"}, None),
+    ],
+)
+def test_check_knows_how_strongly_a_lora_learns(fresh: Path, settings: dict[str, str], strength: str | None) -> None:
+    """Prodigy and adafactor make the rate themselves; rsLoRA works at alpha / √dim."""
+    status, lines = check({**settings, "network.dim": "4", "network.alpha": "4"})
+    assert status == (strength is not None), lines
+    lines = [line for line in lines if "L007" in line]
+    assert len(lines) == (strength is not None)
+    assert strength is None or strength in lines[0]
+
+
 def test_check_and_plan_name_what_a_build_would_refuse(fresh: Path) -> None:
     """Transparent parts without alpha, and pictures without a caption; a tagger would write those."""
     cut = Image.new("RGBA", (72, 64), "red")

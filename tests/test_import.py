@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import tomli
+import torch
+from safetensors.torch import load_file, save_file
 
 from lorac.migrate.kohya import PICTURE_ARGUMENTS
 from lorac.migrate.names import AT, NETWORK_SAME, NETWORK_UNSUPPORTED, SAME, UNNEEDED, UNSUPPORTED
@@ -357,6 +359,16 @@ def test_numbers_carry_over() -> None:
     assert leftovers(text) == {"max_train_steps": "99: kohya lets max_train_epochs win"}
 
 
+@pytest.mark.parametrize("more", ["", "mid_lr_weight=1", "block_dims=DIMS"])
+def test_blocks_of_convolutions_that_kohya_does_not_read(more: str) -> None:
+    pictures(Path("set/2_a"), 1)
+    arguments = ["conv_block_dims=DIMS", "conv_block_alphas=DIMS", *([more] if more else [])]
+    text = 'train_data_dir = "set"\nnetwork_args = ' + json.dumps(arguments).replace("DIMS", ",".join(["2"] * 25))
+    text, recipe = imported(config(text))
+    assert recipe.network.conv_block_dims == (2,) * 25 and recipe.network.conv_block_alphas == (2,) * 25
+    assert text.count("# kohya ignores it without block_dims or lr weights\n") == (0 if more else 2)
+
+
 def test_kohyas_defaults_where_the_file_is_silent() -> None:
     pictures(Path("set/2_a"), 1)
     text, recipe = imported(config('train_data_dir = "set"'))
@@ -417,6 +429,95 @@ def test_sample_prompts_are_read() -> None:
     assert (sample.width, sample.height, sample.cfg_scale, sample.steps, sample.seed) == (512, 768, 7.5, 28, 1)
 
 
+# -- what kohya takes and lorac refuses ------------------------------------------------------------
+
+
+CONTRADICTIONS = {
+    "zero snr": ("zero_terminal_snr = true", {"loss.zero_terminal_snr": "true"}),
+    "v loss": ("scale_v_pred_loss_like_noise_pred = true", {"loss.scale_v_pred_loss_like_noise_pred": "true"}),
+    "both": (
+        "scale_v_pred_loss_like_noise_pred = true\nzero_terminal_snr = true",
+        {"loss.scale_v_pred_loss_like_noise_pred": "true", "loss.zero_terminal_snr": "true"},
+    ),
+    "scheduler": ('lr_scheduler = "warmup_stable_decay"', {"train.lr_scheduler": '"warmup_stable_decay"'}),
+    "one argument": (
+        'optimizer_type = "Prodigy"\nlearning_rate = 1\noptimizer_args = ["d_coef=2", "use_speed=True"]',
+        {"train.optimizer_args.use_speed": "true"},
+    ),
+    "length": ('max_train_steps = "x"\nlr_warmup_steps = 5000', {"max_train_steps": '"x"'}),
+    "adafactor": ('optimizer_type = "Adafactor"\nunet_lr = 1e-4\nlr_scheduler = "cosine"', {"train.unet_lr": "1e-4"}),
+    "name": ('output_name = "a?b"', {"output.name": '"a?b"'}),
+    "huber": ("huber_c = 0.3", {"loss.huber_c": "0.3"}),
+    "noise": ("adaptive_noise_scale = 0.3", {"loss.adaptive_noise_scale": "0.3"}),
+    "lists": ('network_args = ["block_alphas=1,2"]', {"network.block_alphas": "[1.0, 2.0]"}),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_recipe_that_was_imported_can_be_planned(name: str) -> None:
+    pictures(Path("set/2_a"), 1, "a", extension=".caption")
+    lines, left = CONTRADICTIONS[name]
+    text, recipe = imported(config(f'train_data_dir = "set"\n{lines}\n'))
+    planned("made.toml")
+    shown = leftovers(text)
+    assert {key: shown[key].partition(":")[0] for key in left} == left
+    assert recipe.train.optimizer_args == ({"d_coef": 2} if name == "one argument" else {})
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected", "comment"),
+    [
+        ("learning_rate = 1e-4", (1, 1, 1), "kohya: learning_rate = 1e-4; prodigy finds one rate for all"),
+        ("unet_lr = 1\ntext_encoder_lr = 0.5", (1, 1, 1), "kohya: unet_lr = 1.0, text_encoder_lr = 0.5; prodigy"),
+        ("unet_lr = 1e-4\ntext_encoder_lr = 0", (1, 1, 0), "kohya: "),
+        ("", (1, 1, 1), "kohya: learning_rate = 2e-6; prodigy"),
+        ("learning_rate = 1", (1, 1, 1), None),
+        ("learning_rate = 5\nunet_lr = 0.5\ntext_encoder_lr = 0.5", (5, 0.5, 0.5), None),
+    ],
+)
+def test_prodigys_rate_is_one(rates: str, expected: tuple[float, ...], comment: str | None) -> None:
+    pictures(Path("set/2_a"), 1, "a", extension=".caption")
+    text, recipe = imported(config(f'train_data_dir = "set"\noptimizer_type = "Prodigy"\n{rates}\n'))
+    planned("made.toml")
+    assert (recipe.train.learning_rate, recipe.train.unet_lr, recipe.train.text_encoder_lr) == expected
+    assert (comment or "learning_rate = ") in text and ("prodigy finds" in text) == (comment is not None)
+
+
+def test_prodigy_of_a_lora_that_tells_no_rate() -> None:
+    metadata = {"ss_network_dim": "8", "ss_optimizer": "prodigyopt.prodigy.Prodigy", "ss_max_train_steps": "9"}
+    header = json.dumps({"__metadata__": metadata}).encode()
+    Path("a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    pictures(Path("pictures"), 1)
+    text, recipe = imported("a.safetensors")
+    assert (recipe.train.optimizer, recipe.train.unet_lr, recipe.train.text_encoder_lr) == ("prodigy", 1, 1)
+    assert "learning_rate = 1" in text
+
+
+@pytest.mark.parametrize("says_v", [False, True])
+def test_what_goes_with_the_base_that_is_named(tiny_base: Path, says_v: bool) -> None:
+    """A base that says itself that it predicts v takes what another refuses."""
+    pictures(Path("set/2_a"), 1, "a", extension=".caption")
+    marks = {"v_pred": torch.empty(0)} if says_v else {}
+    save_file({**load_file(tiny_base), **marks}, "基.safetensors")
+    lines = 'pretrained_model_name_or_path = "基.safetensors"\nzero_terminal_snr = true\n'
+    done = lorac("import", config(f'train_data_dir = "set"\n{lines}v_pred_like_loss = 0.5'))
+    Path("made.toml").write_text(done.stdout, encoding="utf-8")
+    assert lorac("plan", "made.toml").exit_code == 0
+    assert ("zero_terminal_snr = true" in done.stdout.partition("# Not carried")[0]) == says_v
+    assert ("v_pred_like_loss = 0.5" in done.stdout.partition("# Not carried")[0]) != says_v
+
+
+def test_a_base_whose_word_contradicts_the_file(tiny_base: Path) -> None:
+    """The base says zero SNR, but not v, which lorac refuses: the recipe says what kohya does without a word."""
+    pictures(Path("set/2_a"), 1, "a", extension=".caption")
+    save_file({**load_file(tiny_base), "ztsnr": torch.empty(0)}, "base.safetensors")
+    config('train_data_dir = "set"\npretrained_model_name_or_path = "base.safetensors"\n')
+    done = lorac("import", "config.toml")
+    Path("made.toml").write_text(done.stdout, encoding="utf-8")
+    assert lorac("plan", "made.toml").exit_code == 0
+    assert "\nzero_terminal_snr = false" in done.stdout
+
+
 # -- dataset configs -------------------------------------------------------------------------------
 
 
@@ -452,6 +553,77 @@ def test_a_dataset_configs_inheritance_and_what_subsets_disagree_on() -> None:
     assert recipe.caption.shuffle_caption is False  # kohya's default wins over the preset
     assert leftovers(text)["b: keep_tokens"] == "3: lorac has one keep_tokens for all folders and took 2, the first's"
     assert leftovers(text)["datasets: shuffle_captoin"].endswith('did you mean "shuffle_caption"?')
+
+
+def test_a_setting_that_the_first_folder_does_not_name_is_not_all_folders() -> None:
+    """The first has kohya's default of it, which is what config_util.py gives the subset."""
+    pictures(Path("a"), 2, "riho", extension=".caption")
+    pictures(Path("b"), 1, "riho", extension=".caption")
+    text, recipe = imported(
+        config("""
+        [[datasets]]
+        resolution = 512
+        [[datasets.subsets]]
+        image_dir = "a"
+        [[datasets.subsets]]
+        image_dir = "b"
+        caption_dropout_rate = 0.5
+        enable_wildcard = true
+        caption_suffix = "hat"
+        color_aug = true
+        resize_interpolation = "area"
+        resolution = 768
+        [[datasets]]
+        resolution = [512, 512]
+        batch_size = 4
+        validation_split = 0.25
+        min_bucket_reso = 256
+        bucket_no_upscale = true
+        [[datasets.subsets]]
+        image_dir = "a"
+        """)
+    )
+    caption = recipe.caption
+    assert (caption.caption_dropout_rate, caption.enable_wildcard, caption.suffix) == (0.0, False, "")
+    assert (recipe.train.batch_size, recipe.validation.split, recipe.train.bucket_no_upscale) == (1, 0.0, False)
+    left = leftovers(text)
+    assert left["b: caption_dropout_rate"].startswith("0.5: lorac has one caption_dropout_rate for all folders")
+    assert left["b: caption_suffix"].endswith("and the first has none")
+    assert left["datasets[1]: batch_size"].startswith("4: ") and left["subsets: resolution"].startswith("768: ")
+    assert {name for name in left if name[0] in "bd"} == {
+        *(f"b: {name}" for name in ("caption_dropout_rate", "enable_wildcard", "caption_suffix", "color_aug")),
+        "b: resize_interpolation",
+        *(f"datasets[1]: {name}" for name in ("batch_size", "validation_split", "bucket_no_upscale")),
+    }
+    assert "color_aug" not in left and "resize_interpolation" not in left
+
+
+def test_class_tokens_and_buckets_that_a_dataset_config_means() -> None:
+    """Class tokens are for pictures without a caption, which `a` and `1girl` have none of; buckets are off."""
+    pictures(Path("a"), 2, "riho, hat", extension=".caption")
+    pictures(Path("b"), 2)
+    pictures(Path("c"), 2, "riho", extension=".caption")
+    Path("c/000.caption").unlink()
+    pictures(Path("1girl"), 1, "1girl", extension=".caption")
+    subset = '[[datasets.subsets]]\nimage_dir = "{0}"\nclass_tokens = "{0} girl"\n'
+    text = "[[datasets]]\n" + "".join(map(subset.format, ("a", "b", "1girl"))) + "is_reg = true\n"
+    text, recipe = imported(config(text + subset.format("c") + 'caption_prefix = "riho, "\n'))
+    left = leftovers(text)
+    assert left["a: class_tokens"].startswith('"a girl": all its pictures have captions')
+    assert left["1girl: class_tokens"].startswith('"1girl girl": all its pictures have captions')
+    assert left["c: class_tokens"].startswith('"c girl": kohya trains it for 1 of 2 pictures, which have no')
+    assert "b: class_tokens" not in left and recipe.sources[1].trigger == ("b girl",)
+    assert recipe.train.enable_bucket is False and "enable_bucket = false" in text
+    text, recipe = imported(config("[general]\nenable_bucket = true\n[[datasets]]\n" + subset.format("b")))
+    assert recipe.train.enable_bucket is True and "command line" not in text
+
+
+def test_a_dataset_config_goes_on_from_the_command_line() -> None:
+    pictures(Path("a"), 2, "riho")
+    config('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n', "data.toml")
+    text = 'dataset_config = "data.toml"\ntrain_batch_size = 3\ndataset_repeats = 5\ncaption_extention = ".txt"\n'
+    _, recipe = imported(config(text))
+    assert (recipe.sources[0].repeats, recipe.train.batch_size, recipe.caption.extension) == (5, 3, ".txt")
 
 
 def test_a_config_that_names_a_dataset_config() -> None:

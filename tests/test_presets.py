@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
 
+from lorac.errors import InputError
 from lorac.recipe import presets
 from lorac.recipe.load import load
+from lorac.recipe.optimisers import OPTIMISERS
 from lorac.recipe.recipe import Recipe
 from lorac.recipe.schema import SECTIONS
+from lorac.recipe.sections.train import Train
 from tests.kohya import pictures
 from tests.running import refused
 
@@ -75,6 +78,48 @@ def test_the_article_has_its_hidden_defaults() -> None:
 def test_what_the_recipe_says_wins(preset: str, body: str, key: str, value: Any) -> None:
     section, name = key.split(".")
     assert getattr(getattr(recipe(preset, body), section), name) == value
+
+
+SCHEDULERS = {
+    "constant": "",
+    "constant_with_warmup": "",
+    "linear": "",
+    "cosine": "",
+    "cosine_with_restarts": "lr_scheduler_num_cycles = 2",
+    "polynomial": "lr_scheduler_power = 2",
+    "piecewise_constant": 'lr_scheduler_step_rules = "1:100,0.1"',
+    "inverse_sqrt": "lr_scheduler_timescale = 100",
+    "cosine_with_min_lr": "lr_scheduler_min_lr_ratio = 0.1",
+    "warmup_stable_decay": "lr_decay_steps = 0.98",
+    "": "",
+}
+"""Each with what it needs; the last is the preset's own."""
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+@pytest.mark.parametrize("relative", ["", "optimizer_args = {relative_step = false}"])
+def test_no_preset_makes_a_recipe_wrong(preset: str, optimizer: str, relative: str) -> None:
+    """What a recipe is refused for beside a preset, it is refused for without one, too."""
+    if relative and optimizer != "adafactor":
+        return
+    assert set(SCHEDULERS) == {"", *get_args(get_type_hints(Train)["lr_scheduler"])}
+    for scheduler, needs in SCHEDULERS.items():
+        rates = ["learning_rate = 1", "unet_lr = 1\ntext_encoder_lr = 0"] if optimizer == "prodigy" else [""]
+        for rate in rates:
+            chosen = f'lr_scheduler = "{scheduler}"' if scheduler else ""
+            body = f'[train]\nsteps = 100\noptimizer = "{optimizer}"\n{relative}\n{chosen}\n{needs}\n{rate}'
+            assert faults(preset, body) == faults("", body), body
+
+
+def faults(preset: str, body: str) -> list[tuple[str, str]]:
+    head = f'preset = "{preset}"\n' if preset else "\n"
+    write(f'{head}[[source]]\npath = "pictures"\n{body}\n')
+    try:
+        load([Path("recipe.toml")])
+    except InputError as error:
+        return [(problem.where, problem.cause) for problem in error.problems]
+    return []
 
 
 def test_options_and_the_matrix_win_and_can_name_the_preset() -> None:

@@ -14,14 +14,8 @@ import msgspec
 
 from lorac.listing import exists
 from lorac.recipe.diagnostics import bracketed
-from lorac.recipe.places import Place, Tree
-from lorac.recipe.presets import underlay
-from lorac.recipe.rules import check
 from lorac.recipe.schema import SECTIONS
-from lorac.recipe.validate import read_document
 
-QUIET = (0, 1, ".txt", "fp16")
-"""Values that are not worth a line where they are the default."""
 COMMENT_COLUMN, WIDTH = 36, 118
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
@@ -102,33 +96,6 @@ class Draft:
         for name, section in self.sections.items():
             tables[name] = {key: _plain(entry.value) for key, entry in section.items()}
         return tables
-
-    def settle(self) -> None:
-        """Move what lorac would refuse to the leftovers, so that the recipe is always a valid one."""
-        for _ in range(8):
-            tree = Tree(Place("", None, self.folder), self.data())
-            underlay(tree)
-            document, findings = read_document(tree.data)
-            findings += check(document, {finding.meant or finding.path for finding in findings})
-            at = {(str(f.path[0]), str(f.path[1])): f for f in findings if len(f.path) > 1}
-            wrong = [(s, k, f) for (s, k), f in at.items() if k in self.sections.get(s, {})]
-            for section, key, finding in wrong:
-                entry = self.sections[section].pop(key)
-                self.leave(f"{section}.{key}", entry.value, f"{finding.cause}; {finding.remedy}".strip("; "))
-            if not wrong:
-                break
-        self._hush()
-
-    def _hush(self) -> None:
-        """Take out plain defaults that nobody said anything about."""
-        tree = Tree(Place("", None, self.folder), {} if self.preset is None else {"preset": self.preset.value})
-        underlay(tree)
-        defaults, _ = read_document(tree.data)
-        for section, entries in self.sections.items():
-            for key, entry in list(entries.items()):
-                plain = isinstance(entry.value, bool) or entry.value in QUIET
-                if plain and not entry.comment and entry.value == getattr(getattr(defaults, section), key):
-                    del entries[key]
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from lorac.migrate.draft import Draft, Entry
 from lorac.migrate.kohya import carry
 from lorac.migrate.names import AT
 from lorac.migrate.pictures import Subset, add_subsets, seen_extension, subfolders
+from lorac.migrate.settle import settle
 from lorac.recipe.diagnostics import missing_path_remedy
 from lorac.recipe.layers import read_file
 from lorac.sd.safetensors import read_header
@@ -44,9 +45,10 @@ def import_path(path: Path, reg: Path | None, out: Path | None) -> Draft:
     else:
         remedy = "give a kohya training folder, a .toml of kohya, the popup's .json, or a LoRA's .safetensors"
         raise InputError([Problem(shown_path(path), "lorac cannot import this kind of file", remedy)])
-    draft.settle()
+    settle(draft)
     if draft.get("train", "epochs") is None and draft.get("train", "steps") is None:
         draft.put("train", "steps", DEFAULT_STEPS, "kohya's default, as the file's length cannot be used")
+        settle(draft)
     return draft
 
 
@@ -69,6 +71,9 @@ def _toml(path: Path, reg: Path | None, draft: Draft) -> None:
         subsets += _extra(draft, reg)
         samples = add_subsets(draft, subsets, settings["caption_extension"])
         carry(settings, draft)
+        if "enable_bucket" not in settings:
+            comment = "kohya's default: crop to a square, unless its command line has --enable_bucket"
+            draft.put("train", "enable_bucket", False, comment)
         _guess_length(draft, samples)
         return
     _title(draft, path, "kohya's --config_file", "What the file does not say has kohya's default.")

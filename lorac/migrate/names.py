@@ -73,7 +73,7 @@ UNNEEDED = _table(
     metadata_title metadata_author metadata_license metadata_merged_from metadata_preprocessor: write it into [output]
     metadata_thumbnail metadata_is_negative_embedding metadata_tags: write what users shall know into [output]
     in_json: lorac reads captions beside the pictures; write them as text files
-    dataset_repeats: counts only for in_json; [[source]] has repeats
+    dataset_repeats: counts only for in_json, and for folders of a dataset_config that name no num_repeats
     token_warmup_min: counts only with token_warmup_step
     """
 )
@@ -86,7 +86,7 @@ UNSUPPORTED = _table(
     weighted_captions: lorac reads (tag:1.2) as plain text; write tags without weights
     secondary_separator: split such tags in the caption files
     caption_separator: lorac separates tags by commas; write commas into the caption files
-    resize_interpolation: lorac averages when shrinking and uses Lanczos when enlarging, as kohya does by itself
+    resize_interpolation: lorac averages areas when shrinking, else uses Lanczos, as kohya of today does by itself
     save_every_n_steps: use save_every_n_epochs
     save_n_epoch_ratio: use save_every_n_epochs
     save_last_n_epochs save_last_n_steps: lorac keeps every saved epoch; delete the files you do not want
@@ -115,6 +115,9 @@ NETWORK_UNSUPPORTED = _table(
     """
 )
 """Of `network_args`, those of LyCORIS too."""
+
+BLOCKWISE = ("block_dims", "down_lr_weight", "mid_lr_weight", "up_lr_weight")
+"""Any of these makes kohya read conv_block_dims and conv_block_alphas (networks/lora.py)."""
 
 OPTIMIZERS = {
     "adamw": "adamw",

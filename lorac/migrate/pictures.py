@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lorac.migrate.look import Look, extensions, look
 
 DROPPED = 'kohya would have trained the hidden RGB under it; "drop" repeats that'
 CAPTIONS = (".txt", ".caption")
+FOLDERS_NAME = "the folder's name"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def subfolders(draft: Draft, text: str, *, is_reg: bool, alpha_mask: bool = Fals
         except ValueError:
             repeats = 0
         if repeats > 0 and _holds_pictures(part):
-            found.append(Subset(str(part), repeats, tokens, is_reg, alpha_mask, prefix, "the folder's name"))
+            found.append(Subset(str(part), repeats, tokens, is_reg, alpha_mask, prefix, FOLDERS_NAME))
         elif _holds_pictures(part):
             draft.leave("folder", part.name, "kohya ignores folders without a number of repeats, as in 10_name")
     if not found:
@@ -106,6 +107,8 @@ def _table(draft: Draft, subset: Subset, folder: Path | None, seen: Look | None,
             table["caption"] = Entry(_normal(subset.class_tokens), "of pictures without a caption")
     elif subset.repeats:
         table["trigger"] = _trigger(subset, seen)
+    if seen is not None:
+        _say_about_tokens(draft, subset, seen, table)
     if seen is not None and seen.transparent:
         table["alpha"] = Entry("white", DROPPED)
     if subset.alpha_mask:
@@ -125,6 +128,22 @@ def _trigger(subset: Subset, seen: Look | None) -> Entry:
     if seen.common is not None:
         return Entry([*words, seen.common], prefixed or f"all {seen.captioned} captions begin with it")
     return Entry(words, prefixed or "captions stay as they are; name the words that shall call what is learnt")
+
+
+def _say_about_tokens(draft: Draft, subset: Subset, seen: Look, table: Mapping[str, Entry]) -> None:
+    """Class tokens that are nowhere in the recipe: those of pictures with captions, which kohya does not read either,
+    and those of some pictures beside a prefix of all."""
+    name = f"{subset.image_dir}: class_tokens"
+    used = [*split_tags(table["caption"].value)] if "caption" in table else []
+    used += table["trigger"].value if "trigger" in table else []
+    if set(split_tags(subset.class_tokens)) <= set(used):
+        return
+    if seen.captioned < seen.count:
+        without = f"{seen.count - seen.captioned} of {seen.count} pictures, which have no caption"
+        why = f"kohya trains it for {without}; write one"
+        draft.leave(name, subset.class_tokens, why)
+    elif subset.named != FOLDERS_NAME:  # which the path shows
+        draft.leave(name, subset.class_tokens, "all its pictures have captions, and kohya reads those alone")
 
 
 def _say_about_captions(draft: Draft, subset: Subset, folder: Path, seen: Look, extension: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorac.migrate.draft import Draft
-from lorac.migrate.names import AT, LR_WEIGHTS, NETWORK_SAME, NETWORK_UNSUPPORTED, OPTIMIZERS, UNSUPPORTED
+from lorac.migrate.names import AT, BLOCKWISE, LR_WEIGHTS, NETWORK_SAME, NETWORK_UNSUPPORTED, OPTIMIZERS, UNSUPPORTED
 from lorac.migrate.values import literal, pairs, put, unknown
 from lorac.recipe.fields import DOWN_BLOCKS
 
@@ -118,7 +118,9 @@ def _scheduler_args(draft: Draft, word: str, value: Any, arguments: Arguments) -
 
 
 def _network_args(draft: Draft, word: str, value: Any, arguments: Arguments) -> None:
-    for name, text in pairs(value).items():
+    given = pairs(value)
+    unread = not any(name in given for name in BLOCKWISE)
+    for name, text in given.items():
         label = f"{word}: {name}"
         if name == "rs_lora":
             put(draft, ("network", "rslora"), label, text)
@@ -131,7 +133,9 @@ def _network_args(draft: Draft, word: str, value: Any, arguments: Arguments) -> 
         elif name == "mid_lr_weight":
             put(draft, ("network", name), label, text.split(",")[0])
         elif name in NETWORK_SAME:
-            put(draft, AT[name], label, [part.strip() for part in text.split(",")] if "block" in name else text)
+            comment = "kohya ignores it without block_dims or lr weights" if unread and "conv_block" in name else ""
+            parts = [part.strip() for part in text.split(",")]
+            put(draft, AT[name], label, parts if "block" in name else text, comment)
         else:
             why = NETWORK_UNSUPPORTED.get(name) or unknown(name, [*NETWORK_SAME, *NETWORK_UNSUPPORTED])
             draft.leave(label, text, why)

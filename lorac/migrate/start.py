@@ -13,6 +13,7 @@ from lorac.migrate.draft import Draft, Entry
 from lorac.migrate.importing import import_path
 from lorac.migrate.look import Look, look
 from lorac.migrate.pictures import seen_extension
+from lorac.migrate.settle import settle
 from lorac.recipe.diagnostics import missing_path_remedy
 from lorac.recipe.fields import BUILTIN_TAGGER
 
@@ -49,7 +50,7 @@ def start(folder: Path, out: Path | None) -> Draft:
     _train(draft, seen, repeats, epochs)
     scene = ["looking at viewer, simple background", "upper body, smile, outdoors", "full body, standing"]
     draft.put("sample", "prompts", [f"1girl, {trigger}, {words}" for words in scene], "drawn at the end")
-    draft.settle()
+    settle(draft)
     return draft
 
 

@@ -22,7 +22,8 @@ name. An empty default means that the key is absent, and what that means is said
 learning rates are per optimiser step. The last column is the name under which the written LoRA tells the value.
 """
 PRESETS = """`preset = "kohya-2023"` takes what the article's trainer set by itself, `preset = "modern"` what one takes
-today; whatever the recipe says wins.
+today; whatever the recipe says wins. One thing of that time no preset repeats: sd-scripts also enlarged with
+OpenCV's INTER_AREA, and lorac enlarges with Lanczos, as sd-scripts does today.
 """
 COLUMNS = ("key", "value", "default", "kohya's name", "what it does", "in the file")
 

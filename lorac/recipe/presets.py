@@ -1,18 +1,21 @@
 """The presets: two tables of defaults that lie below everything that a recipe gives.
 
 kohya-2023 is what the article's LoRAs were made with: what the popup of January 2023 (LoRA_Easy_Training_Scripts)
-always set, the defaults of its questions, and the article's own answers. modern is where somebody who trains SD 1.x
+always set, the defaults of its questions, and the article's own answers. Not how sd-scripts of that time enlarged:
+with cv2's INTER_AREA, which lorac, like today's, does with Lanczos. modern is where somebody who trains SD 1.x
 characters today starts. A preset never makes a recipe wrong: a setting that would not go with what the recipe says
 gives way, and messages name the recipe's lines only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
 
+from lorac.recipe.optimisers import has_relative_step
 from lorac.recipe.places import Tree
 from lorac.recipe.schema import EXCLUSIVE, SECTIONS
 
@@ -23,29 +26,67 @@ Key = tuple[str, str]
 class Setting:
     """`value` for the key, and why.
 
-    `unless` are keys, with a value or ... for any, that make the setting give way: beside them it would be wrong.
+    `unless` tells of a recipe's values whether the setting gives way to them: beside them it would be wrong.
     `follows` names a key in whose proportion the value is taken.
     """
 
     at: Key
     value: Any
     why: str
-    unless: tuple[tuple[Key, Any], ...] = ()
+    unless: Callable[[dict[str, Any]], bool] = lambda data: False
     follows: Key | None = None
 
 
 POPUP, QUESTION, ARTICLE = "popup, never asked", "popup's answer to Cancel", "the article's answer"
 DIM = ("network", "dim")
-RATE_GIVEN = ((("train", "learning_rate"), ...),)
-NO_SCHEDULER = ((("train", "optimizer"), "adamw_schedule_free"),)
-NO_WARMUP = (*NO_SCHEDULER, (("train", "lr_scheduler"), "constant"))
+LONGEST = 0.05
+"""The longest warm-up of a preset, as a share of the run."""
+
+
+def _given(data: dict[str, Any], key: Key) -> Any:
+    table = data.get(key[0])
+    return table.get(key[1]) if isinstance(table, dict) else None
+
+
+def _makes_rates(data: dict[str, Any]) -> bool:
+    """Whether the optimiser makes its own learning rates: an adafactor that is not told otherwise."""
+    arguments = _given(data, ("train", "optimizer_args"))
+    optimizer = str(_given(data, ("train", "optimizer")))
+    return has_relative_step(optimizer, arguments if isinstance(arguments, dict) else {})
+
+
+def _rates(data: dict[str, Any]) -> bool:
+    """The recipe has one rate for all, or an optimiser that takes no two."""
+    given = _given(data, ("train", "learning_rate")) is not None
+    return given or _given(data, ("train", "optimizer")) == "prodigy" or _makes_rates(data)
+
+
+def _no_scheduler(data: dict[str, Any]) -> bool:
+    return _given(data, ("train", "optimizer")) == "adamw_schedule_free" or _makes_rates(data)
+
+
+def _no_warmup(data: dict[str, Any]) -> bool:
+    """The scheduler has no warm-up, or its decay leaves no steps for one."""
+    scheduler = _given(data, ("train", "lr_scheduler"))
+    decay, steps = (_given(data, ("train", key)) for key in ("lr_decay_steps", "steps"))
+    if isinstance(decay, int) and isinstance(steps, int) and steps > 0:
+        decay = decay / steps
+    crowded = scheduler == "warmup_stable_decay" and isinstance(decay, float) and decay > 1 - LONGEST
+    return crowded or scheduler in ("constant", "piecewise_constant") or _no_scheduler(data)
+
+
+def _debiased(data: dict[str, Any]) -> bool:
+    return _given(data, ("loss", "debiased_estimation_loss")) is True
+
 
 KOHYA_2023 = (
     Setting(("network", "dim"), 128, f"{QUESTION}; 151 MB"),
     Setting(("network", "alpha"), 128.0, f"{QUESTION}: that of dim, so that the LoRA works at 1", follows=DIM),
     Setting(("train", "learning_rate"), 1e-4, QUESTION),
-    Setting(("train", "lr_scheduler"), "cosine_with_restarts", f"{QUESTION}; one cycle, so plain cosine", NO_SCHEDULER),
-    Setting(("train", "lr_warmup_steps"), 0.01, f"{ARTICLE}; Cancel gives 0.05", NO_WARMUP),
+    Setting(
+        ("train", "lr_scheduler"), "cosine_with_restarts", f"{QUESTION}; one cycle, so plain cosine", _no_scheduler
+    ),
+    Setting(("train", "lr_warmup_steps"), 0.01, f"{ARTICLE}; Cancel gives 0.05", _no_warmup),
     Setting(("train", "optimizer"), "adamw", "popup: AdamW8bit, which needs CUDA and bitsandbytes; the same steps"),
     Setting(("train", "latents"), "sample", "sd-scripts froze one random sample of each latent"),
     Setting(("train", "bucket_list"), "2023", "sd-scripts v0.4.0 also had very flat buckets; sides 320 to 960 follow"),
@@ -61,10 +102,10 @@ KOHYA_2023 = (
 MODERN = (
     Setting(("network", "dim"), 16, "holds a character; 19 MB"),
     Setting(("network", "alpha"), 8.0, "half of dim: calmer, fewer over-fitted backgrounds", follows=DIM),
-    Setting(("train", "unet_lr"), 1e-4, "the usual rate at alpha = dim / 2", unless=RATE_GIVEN),
-    Setting(("train", "text_encoder_lr"), 5e-5, "half: the text encoder over-fits first", unless=RATE_GIVEN),
-    Setting(("train", "lr_scheduler"), "cosine", "ends quietly: the last epoch is often good", NO_SCHEDULER),
-    Setting(("train", "lr_warmup_steps"), 0.05, "the first steps on fresh moments are the wildest", NO_WARMUP),
+    Setting(("train", "unet_lr"), 1e-4, "the usual rate at alpha = dim / 2", unless=_rates),
+    Setting(("train", "text_encoder_lr"), 5e-5, "half: the text encoder over-fits first", unless=_rates),
+    Setting(("train", "lr_scheduler"), "cosine", "ends quietly: the last epoch is often good", _no_scheduler),
+    Setting(("train", "lr_warmup_steps"), 0.05, "the first steps on fresh moments are the wildest", _no_warmup),
     Setting(("train", "latents"), "mean", "no frozen noise of the VAE in the pictures"),
     Setting(("train", "bucket_list"), "today", "no buckets flatter than min_bucket_reso"),
     Setting(("train", "max_token_length"), 225, "taggers write long captions; nothing is cut off"),
@@ -76,7 +117,7 @@ MODERN = (
         ("loss", "min_snr_gamma"),
         5.0,
         "evens out the timesteps (min-SNR); converges faster",
-        unless=((("loss", "debiased_estimation_loss"), True),),
+        unless=_debiased,
     ),
 )
 
@@ -96,9 +137,7 @@ def underlay(tree: Tree) -> None:
 
 def _wanted(data: dict[str, Any], setting: Setting) -> bool:
     taken = [setting.at, *([EXCLUSIVE[setting.at]] if setting.at in EXCLUSIVE else [])]
-    conditions = [*((key, ...) for key in taken), *setting.unless]
-    given = [(_given(data, key), value) for key, value in conditions]
-    return not any(found is not None and value in (found, ...) for found, value in given)
+    return all(_given(data, key) is None for key in taken) and not setting.unless(data)
 
 
 def _value(data: dict[str, Any], setting: Setting, settings: tuple[Setting, ...]) -> Any:
@@ -107,11 +146,6 @@ def _value(data: dict[str, Any], setting: Setting, settings: tuple[Setting, ...]
     if not isinstance(given, int | float) or given <= 0:
         return setting.value
     return setting.value * given / next(other.value for other in settings if other.at == setting.follows)
-
-
-def _given(data: dict[str, Any], key: Key) -> Any:
-    table = data.get(key[0])
-    return table.get(key[1]) if isinstance(table, dict) else None
 
 
 class Row(NamedTuple):
