@@ -729,3 +729,10 @@ def test_inspect_refuses_other_files(tmp_path: Path, content: bytes | None) -> N
         path.write_bytes(content)
     (message,) = refused("inspect", path)
     assert "file.safetensors" in message
+
+
+def test_check_names_pictures_that_a_build_cannot_open(fresh: Path) -> None:
+    (fresh / "pictures" / "text.png").write_text("no picture", encoding="utf-8")
+    status, lines = check({})
+    assert status == 1
+    assert any(line.startswith("pictures/text.png: L013 the picture is no PNG, JPEG") for line in lines), lines

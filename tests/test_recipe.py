@@ -73,7 +73,7 @@ def test_deep_nesting() -> None:
 
 
 def test_a_folder_is_no_recipe() -> None:
-    assert complaint(Path("pictures")).startswith('the recipe "pictures" cannot be read: ')
+    assert complaint(Path("pictures")).startswith('"pictures" is a folder and no recipe; `lorac init` makes')
 
 
 def test_problems_of_all_recipes_come_together() -> None:

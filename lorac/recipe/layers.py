@@ -53,13 +53,13 @@ def read_chain(file: Path) -> Tree:
 def read_file(file: Path, where: str = "") -> Tree:
     """One recipe file with the place of every key; `where` is what refers to it."""
     label = shown_path(file)
+    if file.is_dir():
+        cause = f'"{label}" is a folder and no recipe'
+        raise InputError([Problem(where, cause, "`lorac init` makes a recipe for a folder of pictures")])
     try:
         data = file.read_bytes()
     except FileNotFoundError:
         raise InputError([Problem(where, f'there is no recipe "{label}"', missing_path_remedy(file))]) from None
-    except IsADirectoryError:
-        cause = f'"{label}" is a folder and no recipe'
-        raise InputError([Problem(where, cause, "make a recipe for its pictures with `lorac init`")]) from None
     except OSError as error:
         raise InputError([Problem(where, f'the recipe "{label}" cannot be read: {error.strerror}')]) from None
     if file.suffix.lower() in (".json", ".safetensors"):
