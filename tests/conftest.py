@@ -12,7 +12,7 @@ import pytest
 from tests.running import lorac
 from tests.tiny import make_project, save_base
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tomli
@@ -33,7 +33,9 @@ def read_chain(file: Path) -> Tree:
             loop = " -> ".join([*names, shown_path(file)])
             raise InputError([Problem(where, f"extends goes round in a circle: {loop}", "take one of them out")])
         chain[file.resolve()] = shown_path(file)
+        _refuse_kohyas(file)
         tree = read_file(file, where)
+        _refuse_kohyas(file, tree.data)
         trees.append(tree)
         parent = tree.data.pop("extends", None)
         if parent is None:
@@ -50,6 +52,16 @@ def read_chain(file: Path) -> Tree:
     return merged
 
 
+def _refuse_kohyas(file: Path, data: Mapping[str, object] | None = None) -> None:
+    """Say what to do with a file of settings that kohya or the popup wrote, or with a LoRA, given as a recipe."""
+    tables = (data, *data.values()) if data else ()
+    keys = {key for table in tables if isinstance(table, Mapping) for key in table}
+    if KOHYA & keys or (file.is_file() and file.suffix.lower() in (".json", ".safetensors")):
+        label = shown_path(file)
+        remedy = f"`lorac import {label} -o recipe.toml` makes a recipe of kohya's settings"
+        raise InputError([Problem(label, "this is no recipe", remedy)])
+
+
 def read_file(file: Path, where: str = "") -> Tree:
     """One recipe file with the place of every key; `where` is what refers to it."""
     label = shown_path(file)
@@ -62,8 +74,6 @@ def read_file(file: Path, where: str = "") -> Tree:
         raise InputError([Problem(where, f'there is no recipe "{label}"', missing_path_remedy(file))]) from None
     except OSError as error:
         raise InputError([Problem(where, f'the recipe "{label}" cannot be read: {error.strerror}')]) from None
-    if file.suffix.lower() in (".json", ".safetensors"):
-        raise InputError([Problem(label, "this is no recipe", f"`lorac import {label}` makes one of kohya's settings")])
     if len(data) > MAX_BYTES:
         raise InputError([Problem(label, f"{len(data)} bytes are too many for a recipe", "is it the right file?")])
     try:
@@ -78,9 +88,6 @@ def read_file(file: Path, where: str = "") -> Tree:
         raise InputError([Problem(f"{label}:{error.lineno}", f"not TOML: {error.msg}", remedy)]) from None
     except RecursionError:
         raise InputError([Problem(label, "tables or lists are nested too deeply")]) from None
-    if KOHYA & {name for table in (values, *values.values()) if isinstance(table, dict) for name in table}:
-        remedy = f"`lorac import {label} -o recipe.toml` makes a recipe of it"
-        raise InputError([Problem(label, "these are kohya's settings and no recipe", remedy)])
     root = Place(label, None, file.parent)
     return Tree(root, values, {path: Place(label, line, file.parent) for path, line in positions(text).items()})
 
