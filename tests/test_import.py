@@ -762,3 +762,11 @@ def test_damaged_pictures_and_odd_values_break_nothing() -> None:
         rows = "".join(f"{name} = {value}\n" for name in ARGUMENTS if name not in PICTURE_ARGUMENTS)
         imported(config(f'train_data_dir = "set"\n{rows}', f"{number}.toml"))
     assert set(NETWORK_UNSUPPORTED).isdisjoint(NETWORK_SAME)
+
+
+def test_pictures_beside_the_folders_are_named_and_a_folder_too_deep_is_led_up() -> None:
+    article_set(Path("train"), "head")
+    pictures(Path("train"), 2)
+    assert leftovers(imported("train")[0])["pictures"] == '"2 in train itself": kohya reads its sub-folders only'
+    (message,) = refused("import", "train/36_riho")
+    assert message.endswith("; give the folder around it, train")

@@ -59,7 +59,12 @@ def _folder(path: Path, reg: Path | None, draft: Draft) -> None:
     extension = seen_extension([Path(subset.image_dir) for subset in subsets])
     if extension != ".txt":
         draft.put("caption", "extension", extension)
+    _name_base(draft)
     _guess_length(draft, add_subsets(draft, subsets, extension))
+
+
+def _name_base(draft: Draft) -> None:
+    draft.put("train", "base", "builtin:mini", "the small one that ships; for real pictures the path of a checkpoint")
 
 
 def _toml(path: Path, reg: Path | None, draft: Draft) -> None:
@@ -74,6 +79,7 @@ def _toml(path: Path, reg: Path | None, draft: Draft) -> None:
         if "enable_bucket" not in settings:
             comment = "kohya's default: crop to a square, unless its command line has --enable_bucket"
             draft.put("train", "enable_bucket", False, comment)
+        _name_base(draft)
         _guess_length(draft, samples)
         return
     _title(draft, path, "kohya's --config_file", "What the file does not say has kohya's default.")

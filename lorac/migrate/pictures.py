@@ -55,9 +55,14 @@ def subfolders(draft: Draft, text: str, *, is_reg: bool, alpha_mask: bool = Fals
             found.append(Subset(str(part), repeats, tokens, is_reg, alpha_mask, prefix, FOLDERS_NAME))
         elif _holds_pictures(part):
             draft.leave("folder", part.name, "kohya ignores folders without a number of repeats, as in 10_name")
+    loose = sum(count for kind, count in extensions(folder).items() if kind in EXTENSIONS)
+    if loose and found:
+        draft.leave("pictures", f"{loose} in {folder.name} itself", "kohya reads its sub-folders only")
     if not found:
         cause = "has no sub-folder such as 36_riho with pictures in it"
         remedy = "give the folder that kohya calls train_data_dir, or see `lorac init`"
+        if loose and folder.absolute().name.partition("_")[0].isdecimal():
+            remedy = f"give the folder around it, {shown_path(folder.absolute().parent)}"
         raise InputError([Problem(shown_path(folder), cause, remedy)])
     return found
 

@@ -64,7 +64,9 @@ def lengths(count: int) -> tuple[int, int]:
 def _trigger(folder: Path, seen: Look) -> tuple[str, str]:
     if seen.common is not None and seen.captioned == len(seen.captions):
         return seen.common, f"all {seen.captioned} captions begin with it"
-    words = " ".join(split_tags(folder.absolute().name.replace(",", " ")))
+    name = folder.absolute().name
+    name = name.partition("_")[2] if _NUMBERED.fullmatch(name) else name  # kohya's 36_riho
+    words = " ".join(split_tags(name.replace(",", " ")))
     return words or "trigger", "the folder's name; take a word that the base does not know yet"
 
 
