@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.running import lorac
 from tests.tiny import make_project, save_base
 
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
+settings.register_profile("lorac", deadline=None)  # machines here are noisy
+settings.load_profile("lorac")
 
 
 @pytest.fixture(scope="session")
