@@ -43,6 +43,11 @@ class InputError(LoracError):
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    @classmethod
+    def of(cls, where: object, cause: str, remedy: str = "") -> InputError:
+        """With one problem."""
+        return cls([Problem(str(where), cause, remedy)])
+
 
 class StoreError(LoracError):
     """The store or the output folder cannot be written or read."""

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Literal
 from lorac.errors import TrainingDiverged
 from lorac.metadata import Facts, trigger
 from lorac.sd import safetensors
+from lorac.sd.lora_names import ALPHA, PARAMETERS
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from lorac.recipe.recipe import Recipe
-
-_TENSORS = (".lora_down.weight", ".lora_up.weight", ".dora_scale", ".alpha")
 
 
 def lora_file(
@@ -48,10 +47,14 @@ def lora_file(
 
 def _rescaled(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """The LoRA tensors of a state. What an alpha loses in `dtype`, as rsLoRA's α · √rank does, goes into `up`."""
-    tensors = {name: tensor for name, tensor in state.items() if name.endswith(_TENSORS) and name.startswith("lora_")}
+    tensors = {
+        name: tensor
+        for name, tensor in state.items()
+        if name.endswith((*PARAMETERS, ALPHA)) and name.startswith("lora_")
+    }
     for name, alpha in state.items():
-        if name in tensors and name.endswith(".alpha") and (rounded := alpha.to(dtype).float()) != alpha:
-            up = name.removesuffix(".alpha") + ".lora_up.weight"
+        if name in tensors and name.endswith(ALPHA) and (rounded := alpha.to(dtype).float()) != alpha:
+            up = name.removesuffix(ALPHA) + PARAMETERS[1]
             tensors[up] = tensors[up] * (alpha / rounded)
     return tensors
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorac.captions import joined
+from lorac.recipe.optimisers import OPTIMISERS
 from lorac.recipe.schema import SECTIONS, keys
 from lorac.recipe.sections.train import Train
 from lorac.wildcards import first_showing
@@ -34,16 +35,6 @@ NONE_AT_ZERO = (
     "ss_training_comment",
 )
 """Where the recipe writes nothing as 0 or "", and kohya as None."""
-
-OPTIMISERS = {
-    "adamw": "torch.optim.adamw.AdamW",
-    "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit",
-    "lion": "lion_pytorch.lion_pytorch.Lion",
-    "prodigy": "prodigyopt.prodigy.Prodigy",
-    "adafactor": "transformers.optimization.Adafactor",
-    "adamw_schedule_free": "schedulefree.adamw_schedulefree.AdamWScheduleFree",
-}
-"""kohya writes the class with its module."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +200,7 @@ def _optimizer(train: Train) -> str:
     own = {name: getattr(train, name) for name in ("weight_decay", "betas", "eps")}
     given = {name: value for name, value in own.items() if value is not None} | train.optimizer_args
     arguments = ",".join(f"{name}={value}" for name, value in given.items())
-    return OPTIMISERS[train.optimizer] + (f"({arguments})" if arguments else "")
+    return OPTIMISERS[train.optimizer].path + (f"({arguments})" if arguments else "")
 
 
 def _data(facts: Facts) -> dict[str, Any]:

@@ -73,10 +73,9 @@ def _run(recipe: Recipe, facts: BaseFacts) -> Run:
         [Set(spec, pictures(spec.path, extension, spec.where)) for spec in specs]
         for specs in (recipe.sources, recipe.regularisation)
     )
-    split, seed = recipe.validation.split, recipe.validation.seed
-    seed = train.seed if seed is None else seed
+    split = recipe.validation.split
     sources = [
-        Set(s.spec, s.pictures, arithmetic.held_out(len(s.pictures), split, seed, number))
+        Set(s.spec, s.pictures, arithmetic.held_out(len(s.pictures), split, recipe.validation_seed, number))
         for number, s in enumerate(sources)
     ]
     shown = [(picture, s.spec) for s in sources for picture in s.trained for _ in range(s.spec.repeats)]

@@ -16,7 +16,8 @@ import torch
 
 from lorac.errors import TrainingDiverged
 from lorac.export import lora_file, sidecar
-from lorac.metadata import OPTIMISERS, Facts, Folder, metadata
+from lorac.metadata import Facts, Folder, metadata
+from lorac.recipe.optimisers import OPTIMISERS
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import SECTIONS, keys
 from lorac.recipe.sections.data import Caption, Tagger
@@ -429,15 +430,16 @@ def test_dora_is_lycoriss_to_kohya() -> None:
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_the_optimiser_is_its_class_and_what_was_given_to_it(name: Any) -> None:
-    module, _, cls = OPTIMISERS[name].rpartition(".")
+    path = OPTIMISERS[name].path
+    module, _, cls = path.rpartition(".")
     # As get_optimizer of train_util.py names it: the module that the class says it is from.
     found = getattr(pytest.importorskip(module), cls)
-    assert f"{found.__module__}.{found.__name__}" == OPTIMISERS[name]
+    assert f"{found.__module__}.{found.__name__}" == path
     plain = metadata(replace(RECIPE, train=Train(epochs=1, optimizer=name)), FACTS)["ss_optimizer"]
-    assert plain == OPTIMISERS[name]
+    assert plain == path
     train = Train(epochs=1, optimizer=name, weight_decay=0.1, betas=(0.9, 0.99), optimizer_args={"d_coef": 2})
     given = metadata(replace(RECIPE, train=train), FACTS)["ss_optimizer"]
-    assert given == f"{OPTIMISERS[name]}(weight_decay=0.1,betas=(0.9, 0.99),d_coef=2)"
+    assert given == f"{path}(weight_decay=0.1,betas=(0.9, 0.99),d_coef=2)"
 
 
 def test_what_the_base_predicts_is_told() -> None:

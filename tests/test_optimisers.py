@@ -18,7 +18,8 @@ from lorac.sd.clip import TextConfig
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.safetensors import deserialise, serialise
 from lorac.sd.unet import UNetConfig
-from lorac.train.library import Library, _class, _number
+from lorac.train.helper import Inline
+from lorac.train.library import Library, _number, class_of
 from lorac.train.loss_scale import LossScale
 from lorac.train.noise import Noise
 from lorac.train.objective import Objective, Pictures
@@ -66,9 +67,9 @@ def kohyas(name: str, arguments: dict[str, Any], factors: list[nn.Parameter], **
     """As in kohya's `get_optimizer`: one parameter for each factor of each module."""
     if name == "adafactor":
         arguments = {"relative_step": True, **arguments}
-        optimiser = _class(name)(factors, lr=None if arguments["relative_step"] else 1e-3, **arguments, **more)
+        optimiser = class_of(name)(factors, lr=None if arguments["relative_step"] else 1e-3, **arguments, **more)
     else:
-        optimiser = _class(name)(factors, lr=1e-3, **arguments, **more)
+        optimiser = class_of(name)(factors, lr=1e-3, **arguments, **more)
     if hasattr(optimiser, "train"):
         optimiser.train()
     return optimiser
@@ -78,7 +79,8 @@ def kohyas(name: str, arguments: dict[str, Any], factors: list[nn.Parameter], **
 def test_each_module_is_updated_as_by_kohya(name: str, arguments: dict[str, Any], weight_decay: float | None) -> None:
     settings = optimisation(name, optimizer_args=arguments, weight_decay=weight_decay, max_grad_norm=0.0)
     lora = LoRANetwork(*base(0, UNET, TEXT), NetworkSettings(64, 4.0), seed=1, merged=False)
-    ours = Library(lora, ("unet", "text_encoder"), settings, LossScale(torch.device("cpu"), False), lambda part: None)
+    scale = LossScale(torch.device("cpu"), False)
+    ours = Library(lora, ("unet", "text_encoder"), settings, scale, lambda part: None, Inline())
     parameters = [parameter for part in RATES for parameter in lora.parameters(part)]  # type: ignore[arg-type]
     before = lora.named({p: p.detach().clone() for p in parameters})
     reference = {
@@ -239,7 +241,7 @@ def test_norms_of_changes_are_limited_after_each_step() -> None:
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_the_table_of_settings_is_that_of_the_package(name: str) -> None:
     optimisation(name)
-    known = inspect.signature(_class(name).__init__).parameters
+    known = inspect.signature(class_of(name).__init__).parameters
     assert {"lr", "weight_decay", *OPTIMISERS[name].arguments} <= set(known)
     for key in ("betas", "eps"):
         # Adafactor's own `eps` is a pair of other numbers.
@@ -247,7 +249,8 @@ def test_the_table_of_settings_is_that_of_the_package(name: str) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lion_pytorch", None)
+    for module in ("lion_pytorch", "lion_pytorch.lion_pytorch"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=r"optimiser lion needs the package lion-pytorch.*pip install lion-pytorch"):
         new_trainer(settings=Optimisation("lion"))
 

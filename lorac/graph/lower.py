@@ -210,8 +210,7 @@ class _Lowering:
             "lr_text": train.text_encoder_lr if "text_encoder" in targets else 0.0,
         }
         if self.recipe.validation.split:
-            seed = self.recipe.validation.seed
-            params["validation_seed"] = train.seed if seed is None else seed
+            params["validation_seed"] = self.recipe.validation_seed
         inputs: dict[str, Input] = {}
         for number, pictures in enumerate(sets):
             inputs[f"tokens.{number}"] = Input(pictures.tokens, "tokens")
@@ -358,16 +357,10 @@ class _Lowering:
         return self.recipe.train.clip_skip or self.facts.clip_skip
 
     def _prediction(self) -> dict[str, Value]:
-        """What the U-Net predicts and of which noise: the recipe's word, or else the base's."""
-        values: dict[str, Value] = {}
-        for name in ("v_parameterization", "zero_terminal_snr"):
-            own = getattr(self.recipe.loss, name)
-            values[name] = getattr(self.facts, name) if own is None else own
-        return values
+        return dict(self.facts.prediction(self.recipe.loss))
 
     def _check_prediction(self) -> None:
         """Raises InputError for settings that do not go with what the base says of itself."""
-        loss, prediction = self.recipe.loss, self._prediction()
-        findings = contradictions(loss, bool(prediction["v_parameterization"]), bool(prediction["zero_terminal_snr"]))
+        findings = contradictions(self.recipe.loss, **self.facts.prediction(self.recipe.loss))
         if problems := [Problem(self.recipe.where(".".join(map(str, f.path))), f.cause, f.remedy) for f in findings]:
             raise InputError(problems)

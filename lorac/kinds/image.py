@@ -124,11 +124,6 @@ def layers(data: bytes, alpha: str | None) -> tuple[Image, Image | None]:
     return Image.alpha_composite(behind, image).convert("RGB"), opacity
 
 
-def upright_size(path: str) -> Size:
-    """(width, height) of a picture file, as `header` says it."""
-    return header(path)[0]
-
-
 def header(path: str) -> tuple[Size, bool]:
     """((width, height) upright, whether it may have transparent parts) of a picture file, without reading its pixels.
 

@@ -114,7 +114,7 @@ def _rescaled(
     """The file's tensors with the network's own alphas. What an alpha lost when it was rounded goes into `up`."""
     import torch
 
-    from lorac.sd.lora_settings import ALPHA, PARAMETERS
+    from lorac.sd.lora_names import ALPHA, PARAMETERS
 
     changed = {name: tensor.float() for name, tensor in tensors.items()}
     for name, own in needed.items():

@@ -37,10 +37,7 @@ def _findings(draft: Draft, facts: BaseFacts) -> list[Finding]:
     wrong = {finding.meant or finding.path for finding in findings}
     findings += check(document, wrong)
     if not any(path[:1] == ("loss",) for path in wrong):
-        own = document.loss
-        v = facts.v_parameterization if own.v_parameterization is None else own.v_parameterization
-        zero = facts.zero_terminal_snr if own.zero_terminal_snr is None else own.zero_terminal_snr
-        findings += contradictions(own, v, zero)
+        findings += contradictions(document.loss, **facts.prediction(document.loss))
     return [finding for finding in findings if len(finding.path) > 1]
 
 

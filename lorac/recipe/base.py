@@ -13,6 +13,7 @@ from pathlib import Path
 from lorac.errors import InputError, Problem
 from lorac.listing import shown_path
 from lorac.recipe.fields import BUILTIN_BASE
+from lorac.recipe.sections.loss import Loss
 from lorac.sd import layout
 
 LARGEST_STEP = 64
@@ -27,6 +28,12 @@ class BaseFacts:
     clip_skip: int = 1
     v_parameterization: bool = False
     zero_terminal_snr: bool = False
+
+    def prediction(self, loss: Loss) -> dict[str, bool]:
+        """What the U-Net predicts and of which noise: the recipe's word, or else the base's."""
+        names = ("v_parameterization", "zero_terminal_snr")
+        given = {name: getattr(loss, name) for name in names}
+        return {name: getattr(self, name) if own is None else own for name, own in given.items()}
 
     @property
     def bucket_step(self) -> int:

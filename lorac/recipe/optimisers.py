@@ -13,18 +13,21 @@ Kind = type[bool] | type[int] | type[float]
 
 @dataclass(frozen=True)
 class Known:
-    """One optimiser. `package` is what pip calls it; `lacks` are keys of [train] that it does not have."""
+    """One optimiser. `path` is its class with its module, as kohya writes it into a file; `package` is what pip calls
+    it; `lacks` are keys of [train] that it does not have."""
 
+    path: str
     package: str = ""
     arguments: Mapping[str, Kind] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
 
 
 OPTIMISERS = {
-    "adamw": Known(),
-    "adamw8bit": Known("bitsandbytes", {"min_8bit_size": int}),
-    "lion": Known("lion-pytorch", lacks=("eps",)),
+    "adamw": Known("torch.optim.adamw.AdamW"),
+    "adamw8bit": Known("bitsandbytes.optim.adamw.AdamW8bit", "bitsandbytes", {"min_8bit_size": int}),
+    "lion": Known("lion_pytorch.lion_pytorch.Lion", "lion-pytorch", lacks=("eps",)),
     "prodigy": Known(
+        "prodigyopt.prodigy.Prodigy",
         "prodigyopt",
         {
             "beta3": float,
@@ -38,6 +41,7 @@ OPTIMISERS = {
         },
     ),
     "adafactor": Known(
+        "transformers.optimization.Adafactor",
         "",
         {
             "beta1": float,
@@ -49,7 +53,11 @@ OPTIMISERS = {
         },
         lacks=("betas", "eps"),
     ),
-    "adamw_schedule_free": Known("schedulefree", {"r": float, "warmup_steps": int, "weight_lr_power": float}),
+    "adamw_schedule_free": Known(
+        "schedulefree.adamw_schedulefree.AdamWScheduleFree",
+        "schedulefree",
+        {"r": float, "warmup_steps": int, "weight_lr_power": float},
+    ),
 }
 """By the recipe's name. transformers, whose Adafactor is taken, is always there."""
 

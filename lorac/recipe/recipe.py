@@ -71,6 +71,11 @@ class Recipe:
             path = path[:-1]
         return str(self.places[path] if path else self.root)
 
+    @property
+    def validation_seed(self) -> int:
+        """The seed that chooses the held-out pictures and their noise: that of training unless given."""
+        return self.train.seed if self.validation.seed is None else self.validation.seed
+
     def rules(self, pictures: PictureSet) -> Rules:
         """The caption rules of a picture set. Regularisation captions are trained as they are written."""
         own = self.caption

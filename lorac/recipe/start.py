@@ -17,11 +17,11 @@ from lorac.errors import InputError, Problem
 from lorac.recipe.places import Tree
 from lorac.recipe.schema import Document
 from lorac.recipe.sections.network import Network
+from lorac.sd.lora_names import ALPHA, PARAMETERS
 from lorac.sd.safetensors import Header, TensorInfo, read_header
 
 ROUNDED = 2.0**-8
 """How far an alpha may be off: bfloat16, the coarsest format that LoRAs are written in, keeps eight bits."""
-DOWN, ALPHA = ".lora_down.weight", ".alpha"
 
 
 def with_start(tree: Tree, document: Document, problems: list[Problem]) -> Document:
@@ -72,8 +72,8 @@ def _sizes(path: Path, network: Network) -> dict[str, int | float]:
 def _modules(header: Header, spatial: bool) -> Iterator[tuple[int, TensorInfo | None]]:
     """Rank and place of alpha of the file's modules: of 3x3 convolutions, or of all others."""
     for name, down in header.tensors.items():
-        if name.endswith(DOWN) and down.shape and (down.shape[2:] not in ((), (1, 1))) == spatial:
-            yield down.shape[0], header.tensors.get(name.removesuffix(DOWN) + ALPHA)
+        if name.endswith(PARAMETERS[0]) and down.shape and (down.shape[2:] not in ((), (1, 1))) == spatial:
+            yield down.shape[0], header.tensors.get(name.removesuffix(PARAMETERS[0]) + ALPHA)
 
 
 def _number(data: bytes, dtype: str) -> float:

@@ -103,13 +103,9 @@ def save_ldm(
     save_file(tensors, path, {"format": "pt", METADATA_KEY: config.to_json()})
 
 
-def _error(where: Path | str, cause: str, remedy: str) -> InputError:
-    return InputError([Problem(str(where), cause, remedy)])
-
-
 def _size(state: State, key: str, axis: int, where: Path | str) -> int:
     if key not in state or state[key].dim() <= axis:
-        raise _error(where, f"tensor {key} is missing or has no axis {axis}", "use a full SD1.x checkpoint")
+        raise InputError.of(where, f"tensor {key} is missing or has no axis {axis}", "use a full SD1.x checkpoint")
     return state[key].shape[axis]
 
 

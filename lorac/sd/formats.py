@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lorac.errors import InputError, Problem
+from lorac.errors import InputError
 from lorac.sd.layout import CONVERT, is_torch_file
 
 State = dict[str, Tensor]
@@ -27,9 +27,11 @@ def read(path: Path, where: str) -> tuple[State, dict[str, str]]:
     try:
         return (_read_torch(path, where), {}) if is_torch_file(path) else _read_safetensors(path)
     except FileNotFoundError:
-        raise _error(where, "no such checkpoint", "give the path of an SD1.x checkpoint, or builtin:mini") from None
+        raise InputError.of(
+            where, "no such checkpoint", "give the path of an SD1.x checkpoint, or builtin:mini"
+        ) from None
     except (OSError, SafetensorError) as error:
-        raise _error(where, f"not a readable .safetensors file ({error})", "download or copy it again") from None
+        raise InputError.of(where, f"not a readable .safetensors file ({error})", "download or copy it again") from None
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
@@ -42,16 +44,16 @@ def _read_torch(path: Path, where: str) -> State:
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         cause = f"this pickle needs code to be read ({_needed(path)}), which lorac does not run"
-        raise _error(where, cause, CONVERT) from None
+        raise InputError.of(where, cause, CONVERT) from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise _error(
+        raise InputError.of(
             where, f"torch cannot read this file ({_first_line(error)})", "download or copy it again"
         ) from None
     if isinstance(data, dict) and isinstance(data.get(_WRAPPER), dict):
         data = data[_WRAPPER]
     tensors = _flat(data) if isinstance(data, dict) else {}
     if not tensors:
-        raise _error(where, "there are no tensors with names in this file", "use a full SD1.x checkpoint")
+        raise InputError.of(where, "there are no tensors with names in this file", "use a full SD1.x checkpoint")
     return tensors
 
 
@@ -77,7 +79,3 @@ def _needed(path: Path) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-
-
-def _error(where: str, cause: str, remedy: str) -> InputError:
-    return InputError([Problem(where, cause, remedy)])

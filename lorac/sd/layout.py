@@ -50,13 +50,17 @@ def is_torch_file(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(len(_OLD_PICKLE))
     if start == _OLD_PICKLE:
-        raise _error(path, "this file was saved by torch before 1.6, which runs code when it is read", CONVERT)
+        raise InputError.of(path, "this file was saved by torch before 1.6, which runs code when it is read", CONVERT)
     if start != _ZIP:
         if path.suffix.lower() in (".ckpt", ".pt", ".bin"):
-            raise _error(path, f"this is not a {path.suffix} file as torch saves them", "download or copy it again")
+            raise InputError.of(
+                path, f"this is not a {path.suffix} file as torch saves them", "download or copy it again"
+            )
         return False
     if not zipfile.is_zipfile(path):
-        raise _error(path, "this file is not whole: its end, the directory of the zip, is missing", "copy it again")
+        raise InputError.of(
+            path, "this file is not whole: its end, the directory of the zip, is missing", "copy it again"
+        )
     return True
 
 
@@ -214,7 +218,3 @@ def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
 def _refuse(found: list[Problem]) -> None:
     if found:
         raise InputError(found)
-
-
-def _error(path: Path, cause: str, remedy: str) -> InputError:
-    return InputError([Problem(str(path), cause, remedy)])

@@ -16,6 +16,10 @@ Part = Literal["text_encoder", "unet"]
 PARTS: tuple[Part, ...] = ("text_encoder", "unet")
 """kohya's order, of modules as of parameter groups."""
 
+PARAMETERS = (".lora_down.weight", ".lora_up.weight", ".dora_scale")
+ALPHA = ".alpha"
+"""What follows a module's name in a file."""
+
 BLOCKS, MIDDLE = 25, 12
 """kohya's blocks of the U-Net: 0 to 11 on the way down (IN00 to IN11), 12, and 13 to 24 on the way up."""
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lorac.errors import InputError, Problem
-from lorac.sd.lora_names import BY_NAME, MIDDLE, Part, Target, modules
+from lorac.sd.lora_names import ALPHA, BY_NAME, MIDDLE, PARAMETERS, Part, Target, modules
 
 Axis = Literal["in", "out"]
 """What DoRA's magnitudes belong to: the inputs of a module, or its outputs."""
@@ -20,9 +20,6 @@ TRAINED_AXIS: Axis = "in"
 shape of `dora_scale`; only LyCORIS divides by those of rows. (ComfyUI takes (out, 1) for rows, but divides by the norms
 of the base's instead of the changed weight's.) So trained magnitudes have the shape (1, in), as the paper's notation
 has it, and not PEFT's (out,). diffusers drops `dora_scale` when it loads kohya's names, in any shape."""
-
-PARAMETERS = (".lora_down.weight", ".lora_up.weight", ".dora_scale")
-ALPHA = ".alpha"
 
 
 @dataclass(frozen=True)

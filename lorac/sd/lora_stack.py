@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from lorac.rng import seed64
 from lorac.sd.layers import Layer
 from lorac.sd.lora_forms import Added, Decomposed, Dropouts, Factors, Merged
-from lorac.sd.lora_names import Target
-from lorac.sd.lora_settings import ALPHA, PARAMETERS, Adapter
+from lorac.sd.lora_names import ALPHA, PARAMETERS, Target
+from lorac.sd.lora_settings import Adapter
 
 
 class Stack:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lorac.errors import InputError, Problem
+from lorac.errors import InputError
 from lorac.sd import families, formats, layout, names
 from lorac.sd.config import BaseConfig, VAEGroups
 from lorac.sd.families import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
@@ -98,7 +98,7 @@ def _parts(unet: State, vae: State, text: State, where: Path | str) -> Parts:
 def _read_folder(folder: Path, where: str) -> State:
     path = layout.weights_file(folder)
     if path is None:
-        raise _error(where, f"no weights in the folder {folder.name}", "download the folder again")
+        raise InputError.of(where, f"no weights in the folder {folder.name}", "download the folder again")
     return formats.read(path, str(path))[0]
 
 
@@ -126,8 +126,4 @@ def _check_precision(states: Iterable[State], where: Path | str) -> None:
     odd = {str(tensor.dtype) for state in states for tensor in state.values() if tensor.dtype not in PRECISIONS}
     if odd:
         kinds = ", ".join(sorted(name.removeprefix("torch.") for name in odd))
-        raise _error(where, f"it has tensors of type {kinds}", "use a version in fp16, bf16 or fp32")
-
-
-def _error(where: Path | str, cause: str, remedy: str) -> InputError:
-    return InputError([Problem(str(where), cause, remedy)])
+        raise InputError.of(where, f"it has tensors of type {kinds}", "use a version in fp16, bf16 or fp32")

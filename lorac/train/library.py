@@ -6,7 +6,8 @@ Each sees the factors of each module as parameters of their own, as in kohya-ss/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,35 +15,26 @@ from torch import Tensor, nn
 
 from lorac.errors import InputError, Problem
 from lorac.recipe.optimisers import OPTIMISERS, has_relative_step
-from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import PARTS, Part
-from lorac.train.loss_scale import LossScale
 from lorac.train.optimiser import Optimisation, Optimiser
 
 
 class Library(Optimiser):
     """One optimiser for all trained parts, with a parameter group for each learning rate."""
 
-    def __init__(
-        self,
-        lora: LoRANetwork,
-        trained: Sequence[Part],
-        settings: Optimisation,
-        loss_scale: LossScale,
-        applied: Callable[[Part], None],
-    ) -> None:
-        super().__init__(lora, trained, settings, loss_scale, applied)
+    def _prepare(self) -> None:
+        lora = self._lora
         views = lora.named({factor: factor.detach() for factor in self._factors()})
         self.leaves = {name: nn.Parameter(view) for name, view in views.items()}
         self._groups: list[tuple[Part, float]] = []
         params = []
-        for part in trained:
+        for part in self._trained:
             for group in lora.groups(part):
                 storages = {factor.untyped_storage().data_ptr() for factor in group.parameters}
                 own = [leaf for leaf in self.leaves.values() if leaf.untyped_storage().data_ptr() in storages]
                 self._groups.append((part, group.factor))
                 params.append({"params": own})
-        self.optimiser = _create(settings, params)
+        self.optimiser = _create(self._settings, params)
 
     def _update(self, divisor: Tensor | None, overflow: Tensor | None, rates: Mapping[Part, float]) -> None:
         if overflow is None or not overflow.item():
@@ -125,7 +117,7 @@ def _create(settings: Optimisation, groups: list[dict[str, Any]]) -> Any:
         given["relative_step"] = relative
     try:
         # Learning rates are given at each step, those of Adafactor's relative steps never.
-        optimiser = _class(name)(groups, lr=None if relative else 1.0, **given, **settings.given("betas", "eps"))
+        optimiser = class_of(name)(groups, lr=None if relative else 1.0, **given, **settings.given("betas", "eps"))
     except ImportError as error:
         cause = f"the optimiser {name} needs the package {package}, which cannot be imported ({error})"
         raise InputError([Problem("optimizer in [train]", cause, f"pip install {package}")]) from error
@@ -139,23 +131,7 @@ def _create(settings: Optimisation, groups: list[dict[str, Any]]) -> Any:
     return optimiser
 
 
-def _class(name: str) -> Any:
-    if name == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit
-    if name == "lion":
-        from lion_pytorch import Lion
-
-        return Lion
-    if name == "prodigy":
-        from prodigyopt import Prodigy
-
-        return Prodigy
-    if name == "adafactor":
-        from transformers.optimization import Adafactor
-
-        return Adafactor
-    from schedulefree import AdamWScheduleFree
-
-    return AdamWScheduleFree
+def class_of(name: str) -> Any:
+    """The class of an optimiser by the recipe's name. Raises ImportError if its package is missing."""
+    module, _, kind = OPTIMISERS[name].path.rpartition(".")
+    return getattr(import_module(module), kind)

@@ -50,7 +50,8 @@ class Optimisation:
 
 
 class Optimiser(ABC):
-    """What all optimisers share. `applied(part)` is called when a part's factors are new."""
+    """What all optimisers share. `applied(part)` is called when a part's factors are new; `helper` may do work beside
+    the caller's."""
 
     def __init__(
         self,
@@ -59,9 +60,15 @@ class Optimiser(ABC):
         settings: Optimisation,
         loss_scale: LossScale,
         applied: Callable[[Part], None],
+        helper: Executor,
     ) -> None:
         self._lora, self._trained, self._settings, self._loss_scale = lora, trained, settings, loss_scale
-        self._applied = applied
+        self._applied, self._helper = applied, helper
+        self._prepare()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make the package's optimisers."""
 
     def apply(self, norm: Tensor, rates: Mapping[Part, float]) -> None:
         """Use and forget the gradients, whose total norm is `norm`: clip, unscale, update."""
@@ -100,20 +107,10 @@ class AdamW(Optimiser):
     `apply` may return before the U-Net's factors are new; `settle` waits for that.
     """
 
-    def __init__(
-        self,
-        lora: LoRANetwork,
-        trained: Sequence[Part],
-        settings: Optimisation,
-        loss_scale: LossScale,
-        applied: Callable[[Part], None],
-        helper: Executor,
-    ) -> None:
-        super().__init__(lora, trained, settings, loss_scale, applied)
-        self._helper = helper
+    def _prepare(self) -> None:
         self._running: list[Future[None]] = []
-        own = settings.given("weight_decay", "betas", "eps")
-        self.parts = {part: torch.optim.AdamW(_groups(lora, part), fused=True, **own) for part in trained}
+        own = self._settings.given("weight_decay", "betas", "eps")
+        self.parts = {part: torch.optim.AdamW(_groups(self._lora, part), fused=True, **own) for part in self._trained}
 
     def _update(self, divisor: Tensor | None, overflow: Tensor | None, rates: Mapping[Part, float]) -> None:
         # AdamW's kernel divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1.

@@ -65,9 +65,8 @@ class Trainer:
         helper = helper_for(self.device)
         self.fused = Fused(unet, text_encoder, lora, self.trained, helper) if lora.merged else None
         merge = self.fused.merge if self.fused else lambda part: None
-        common = (lora, self.trained, self.settings, self.loss_scale, merge)
-        own = self.settings.optimizer == "adamw"
-        self.optimiser: Optimiser = AdamW(*common, helper) if own else Library(*common)
+        kind = AdamW if self.settings.optimizer == "adamw" else Library
+        self.optimiser: Optimiser = kind(lora, self.trained, self.settings, self.loss_scale, merge, helper)
         self.average = Average(lora, self.settings.ema_decay) if self.settings.ema_decay else None
 
     def step(self, step: Step, pictures: Pictures) -> Tensor:
