@@ -23,7 +23,7 @@ from lorac.recipe.schema import SECTIONS, keys
 from lorac.recipe.sections.data import Caption, Tagger
 from lorac.recipe.sections.loss import Loss
 from lorac.recipe.sections.network import Network
-from lorac.recipe.sections.output import Output, Sample
+from lorac.recipe.sections.output import Check, Evaluate, Output, Sample
 from lorac.recipe.sections.train import Train, Validation
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.tokenizer import chunk
@@ -44,6 +44,8 @@ RECIPE = Recipe(
     loss=Loss(),
     validation=Validation(),
     sample=Sample(),
+    evaluate=Evaluate(),
+    check=Check(),
     output=Output(name="riho", comment="リホの頭, v1", preferred_weight=0.7, negative="blurry", notes="head only"),
 )
 FACTS = Facts(

@@ -330,7 +330,7 @@ class _Lowering:
         sections = ("caption", "tagger", "network", "train", "loss", "validation")
         values: dict[str, Any] = {name: msgspec.to_builtins(getattr(self.recipe, name)) for name in sections}
         for section, name in PATHS:
-            if values[section][name] is not None:
+            if section in values and values[section][name] is not None:
                 values[section][name] = PurePath(values[section][name]).name
         return values
 

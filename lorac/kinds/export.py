@@ -17,7 +17,7 @@ from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.sections.data import Caption, Tagger
 from lorac.recipe.sections.loss import Loss
 from lorac.recipe.sections.network import Network
-from lorac.recipe.sections.output import Output, Sample
+from lorac.recipe.sections.output import Check, Evaluate, Output, Sample
 from lorac.recipe.sections.train import Train, Validation
 from lorac.wildcards import all_tags
 
@@ -71,6 +71,8 @@ def recipe_of(params: Mapping[str, Any]) -> Recipe:
         network=msgspec.convert(sections["network"], Network),
         train=msgspec.convert(sections["train"], Train),
         sample=Sample(),
+        evaluate=Evaluate(),
+        check=Check(),
         output=msgspec.convert(sections["output"], Output),
         tagger=msgspec.convert(sections["tagger"], Tagger),
         loss=msgspec.convert(sections["loss"], Loss),

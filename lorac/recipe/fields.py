@@ -9,7 +9,7 @@ pixels, learning rates are per optimiser step.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -55,7 +55,23 @@ RankOrNone = Annotated[int, Meta(ge=0, le=1024)]
 DOWN_BLOCKS = 12
 BLOCKS = 2 * DOWN_BLOCKS + 1
 """kohya's count of the U-Net's blocks: IN00 to IN11, MID, OUT00 to OUT11."""
+SamplerSteps = Annotated[int, Meta(ge=1, le=1000)]
+SamplerName = Literal["ddim", "euler_a"]
+CfgScale = Annotated[float, Meta(ge=1, le=100)]
 Pixels = Annotated[int, Meta(ge=16, le=4096, multiple_of=8)]
+
+Behind = Annotated[
+    str,
+    Meta(
+        pattern="^(white|black|drop|#[0-9a-fA-F]{6})$",
+        extra={"wanted": '"white", "black", a colour as "#rrggbb", or "drop"'},
+    ),
+]
+ALPHA = key(
+    'What lies behind transparent pixels: a colour, or "drop" for the hidden colours under them, as kohya trains them. '
+    "Must be chosen if there are any."
+)
+ALPHA_MASK = key("Count the loss by opacity: transparent parts do not count.")
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

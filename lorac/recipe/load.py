@@ -84,6 +84,8 @@ def _load_point(
         validation=document.validation,
         sample=_with_prompts(document.sample),
         output=msgspec.structs.replace(document.output, name=name),
+        evaluate=document.evaluate,
+        check=document.check,
         point=point,
         root=tree.root,
         places=tree.places,

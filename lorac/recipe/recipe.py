@@ -13,10 +13,10 @@ from lorac.captions import Rules
 from lorac.recipe.places import Place
 from lorac.recipe.positions import KeyPath, parse_dotted
 from lorac.recipe.schema import SECTIONS
-from lorac.recipe.sections.data import Caption, Tagger
+from lorac.recipe.sections.data import Caption, Generate, Tagger
 from lorac.recipe.sections.loss import Loss
 from lorac.recipe.sections.network import Network
-from lorac.recipe.sections.output import Output, Sample
+from lorac.recipe.sections.output import Check, Evaluate, Output, Sample
 from lorac.recipe.sections.train import Train, Validation
 
 
@@ -25,7 +25,8 @@ class PictureSet:
     """One folder or glob of pictures; a kohya training folder has become one set for each of its sub-folders.
 
     `path` is absolute and may end in a glob (see `lorac.listing.pictures`); `where` is the recipe's line. `trigger`
-    is empty for regularisation pictures, `caption` (for pictures without a text file) is None for sources.
+    is empty for regularisation pictures, `caption` (for pictures without a text file) is None for sources. Pictures to
+    `generate` are in no folder; their `path` is only a name.
     """
 
     path: str
@@ -36,6 +37,7 @@ class PictureSet:
     trigger: tuple[str, ...] = ()
     caption: str | None = None
     regularisation: bool = False
+    generate: Generate | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Recipe:
     validation: Validation
     sample: Sample
     output: Output
+    evaluate: Evaluate
+    check: Check
     point: tuple[tuple[str, Any], ...] = ()
     root: Place = field(repr=False, compare=False, default=Place("", None, Path()))
     places: Mapping[KeyPath, Place] = field(repr=False, compare=False, default_factory=dict)

@@ -21,10 +21,10 @@ def picture_sets(tree: Tree, document: Document, section: str, problems: list[Pr
     entries: tuple[Source | Regularisation, ...] = getattr(document, section)
     # A table without a usable path is reported already and has no entry.
     tables = tree.data[section] if entries else []
-    paths = [table.get("path") if isinstance(table, dict) else None for table in tables]
-    indices = [i for i, path in enumerate(paths) if isinstance(path, str) and path]
+    usable = [i for i, table in enumerate(tables) if isinstance(table, dict) and _has_pictures(table)]
+    entries = tuple(entry for entry in entries if entry.path or (isinstance(entry, Regularisation) and entry.generate))
     sets: list[PictureSet] = []
-    for i, entry in zip(indices, entries, strict=True):
+    for i, entry in zip(usable, entries, strict=True):
         try:
             sets += _picture_sets(tree, (section, i), entry)
         except InputError as error:
@@ -32,7 +32,14 @@ def picture_sets(tree: Tree, document: Document, section: str, problems: list[Pr
     return tuple(sets)
 
 
+def _has_pictures(table: dict[str, object]) -> bool:
+    path = table.get("path")
+    return (isinstance(path, str) and bool(path)) or isinstance(table.get("generate"), dict)
+
+
 def _picture_sets(tree: Tree, at: tuple[str, int], entry: Source | Regularisation) -> list[PictureSet]:
+    if entry.path is None:
+        return [_generated(str(tree.place((*at, "generate"))), entry)]
     place = tree.place((*at, "path"))
     path = place.folder / entry.path
     folder, pattern = split_glob(path)
@@ -63,6 +70,23 @@ def _picture_set(where: str, entry: Source | Regularisation, path: str, repeats:
     if isinstance(entry, Source):
         return PictureSet(path, repeats, entry.alpha, where, entry.alpha_mask, trigger=entry.trigger or ())
     return PictureSet(path, repeats, entry.alpha, where, entry.alpha_mask, caption=entry.caption, regularisation=True)
+
+
+def _generated(where: str, entry: Source | Regularisation) -> PictureSet:
+    assert isinstance(entry, Regularisation)
+    assert entry.generate is not None
+    generate = entry.generate
+    name = "transparent" if generate.transparent else "generated"
+    return PictureSet(
+        name,
+        entry.repeats or 1,
+        entry.alpha,
+        where,
+        entry.alpha_mask,
+        caption=entry.caption,
+        regularisation=True,
+        generate=generate,
+    )
 
 
 def resolve_files(tree: Tree, document: Document, problems: list[Problem]) -> Document:

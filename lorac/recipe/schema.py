@@ -11,7 +11,7 @@ from lorac.recipe.fields import BUILTIN_BASE, BUILTIN_TAGGER, Section, Text, key
 from lorac.recipe.sections.data import Caption, Regularisation, Source, Tagger
 from lorac.recipe.sections.loss import Loss
 from lorac.recipe.sections.network import Network
-from lorac.recipe.sections.output import Output, Sample
+from lorac.recipe.sections.output import Check, Evaluate, Output, Sample
 from lorac.recipe.sections.train import Train, Validation
 
 
@@ -35,6 +35,8 @@ class Document(Section, frozen=True):
     loss: Loss = Loss()
     validation: Validation = Validation()
     sample: Sample = Sample()
+    evaluate: Evaluate = Evaluate()
+    check: Check = Check()
     output: Output = Output()
 
 
@@ -48,13 +50,25 @@ SECTIONS: dict[str, type[Section]] = {
     "loss": Loss,
     "validation": Validation,
     "sample": Sample,
+    "evaluate": Evaluate,
+    "check": Check,
     "output": Output,
 }
 
-PATHS = (("tagger", "model"), ("network", "weights"), ("train", "base"), ("train", "vae"))
+PATHS = (
+    ("tagger", "model"),
+    ("network", "weights"),
+    ("train", "base"),
+    ("train", "vae"),
+    ("evaluate", "tagger"),
+)
 """(section, key) of the files and folders that are named outside of [[source]] and [[regularisation]]."""
 
-BUILTINS = {("train", "base"): BUILTIN_BASE, ("tagger", "model"): BUILTIN_TAGGER}
+BUILTINS = {
+    ("train", "base"): BUILTIN_BASE,
+    ("tagger", "model"): BUILTIN_TAGGER,
+    ("evaluate", "tagger"): BUILTIN_TAGGER,
+}
 """What ships with lorac."""
 
 # Giving one of a pair in a later layer (a child recipe, --set, the matrix) takes the other away.

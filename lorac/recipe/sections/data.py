@@ -6,20 +6,23 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from lorac.recipe.fields import SCHEDULE, Count, Natural, Ratio, Section, Text, Texts, key
-
-Behind = Annotated[
-    str,
-    Meta(
-        pattern="^(white|black|drop|#[0-9a-fA-F]{6})$",
-        extra={"wanted": '"white", "black", a colour as "#rrggbb", or "drop"'},
-    ),
-]
-ALPHA = key(
-    'What lies behind transparent pixels: a colour, or "drop" for the hidden colours under them, as kohya trains them. '
-    "Must be chosen if there are any."
+from lorac.recipe.fields import (
+    ALPHA,
+    ALPHA_MASK,
+    SCHEDULE,
+    Behind,
+    CfgScale,
+    Count,
+    Natural,
+    Ratio,
+    SamplerName,
+    SamplerSteps,
+    Section,
+    Seed,
+    Text,
+    Texts,
+    key,
 )
-ALPHA_MASK = key("Count the loss by opacity: transparent parts do not count.")
 
 
 class Source(Section, frozen=True):
@@ -43,12 +46,36 @@ class Source(Section, frozen=True):
     alpha_mask: Annotated[bool, ALPHA_MASK] = False
 
 
+class Generate(Section, frozen=True):
+    """Pictures that the base draws itself, cached like everything else that is built."""
+
+    count: Annotated[Count, key("How many pictures.")]
+    prompt: Annotated[str, key("What to draw; also the caption where neither a tagger nor `caption` gives one.")] = (
+        "1girl"
+    )
+    negative: Annotated[str, key("What to avoid.", kohya="negative_prompt")] = ""
+    transparent: Annotated[
+        bool, key("Draw nothing: pictures that are transparent all over, as in the article's first runs.")
+    ] = False
+    steps: Annotated[SamplerSteps, key("Sampler steps.", kohya="sample_steps")] = 20
+    cfg_scale: Annotated[CfgScale, key("How strictly the prompt is followed.")] = 7.0
+    sampler: Annotated[SamplerName, key("The sampler.", kohya="sample_sampler")] = "euler_a"
+    seed: Annotated[Seed, key("Seed of the noise.")] = 23
+
+
 class Regularisation(Section, frozen=True):
-    """Ordinary pictures of the class; one [[regularisation]] for each folder. Matched one to one with the sources."""
+    """Ordinary pictures of the class; one [[regularisation]] for each folder, or for pictures to `generate`.
+
+    Matched one to one with the sources.
+    """
 
     path: Annotated[
-        Text, key("Folder, glob, or kohya training folder (sub-folders named like 1_1girl), relative to the recipe.")
-    ]
+        Text | None,
+        key("Folder, glob, or kohya training folder (sub-folders named like 1_1girl), relative to the recipe."),
+    ] = None
+    generate: Annotated[
+        Generate | None, key('Instead of a path: { prompt = "1girl", count = 400 } has the base draw them.')
+    ] = None
     repeats: Annotated[
         Count | None, key("Repeats of each picture before the matching. 1 if absent.", kohya="num_repeats")
     ] = None

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
-
-from lorac.recipe.fields import SAMPLE, Pixels, Section, Seed, Strength, Text, key
+from lorac.recipe.fields import (
+    SAMPLE,
+    CfgScale,
+    Natural,
+    Pixels,
+    Ratio,
+    SamplerName,
+    SamplerSteps,
+    Section,
+    Seed,
+    Strength,
+    Text,
+    Texts,
+    key,
+)
 
 
 class Prompt(Section, frozen=True):
@@ -26,18 +38,38 @@ class Sample(Section, frozen=True):
         0.7,
         1.0,
     )
-    steps: Annotated[Annotated[int, Meta(ge=1, le=1000)], key("Sampler steps.", kohya="sample_steps", nodes=SAMPLE)] = (
-        20
-    )
-    cfg_scale: Annotated[
-        Annotated[float, Meta(ge=1, le=100)], key("How strictly a prompt is followed.", nodes=SAMPLE)
-    ] = 7.0
+    steps: Annotated[SamplerSteps, key("Sampler steps.", kohya="sample_steps", nodes=SAMPLE)] = 20
+    cfg_scale: Annotated[CfgScale, key("How strictly a prompt is followed.", nodes=SAMPLE)] = 7.0
     seed: Annotated[Seed, key("Seed of the noise.", nodes=SAMPLE)] = 23
-    sampler: Annotated[Literal["ddim", "euler_a"], key("The sampler.", kohya="sample_sampler", nodes=SAMPLE)] = (
-        "euler_a"
-    )
+    sampler: Annotated[SamplerName, key("The sampler.", kohya="sample_sampler", nodes=SAMPLE)] = "euler_a"
     width: Annotated[Pixels | None, key("Width of a picture. Absent: the resolution.")] = None
     height: Annotated[Pixels | None, key("Height of a picture. Absent: the resolution.")] = None
+
+
+class Evaluate(Section, frozen=True):
+    """Figures about the LoRA: what a tagger sees in many pictures of each sample prompt at each strength."""
+
+    count: Annotated[
+        Natural, key("Pictures of each prompt at each strength, and without the LoRA; 0 for no evaluation.")
+    ] = 0
+    tagger: Annotated[
+        Text | None,
+        key('"builtin:mini", or a folder as in [tagger]. Absent: that of [tagger], or builtin:mini on builtin:mini.'),
+    ] = None
+    threshold: Annotated[Ratio, key("Probability from which a tag counts as seen.")] = 0.35
+    character: Annotated[
+        Texts | None,
+        key(
+            "Tags that make the character. Absent: the tags that the rules exclude and that the tagger sees in at "
+            "least half of the training pictures."
+        ),
+    ] = None
+
+
+class Check(Section, frozen=True):
+    """What `lorac check` says nothing about."""
+
+    ignore: Annotated[Texts, key("Codes of rules, such as L004.")] = ()
 
 
 class Output(Section, frozen=True):

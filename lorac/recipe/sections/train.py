@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from lorac.recipe.fields import (
+    ALPHA,
     BUILTIN_BASE,
     MOST_EPOCHS,
     MOST_STEPS,
     SCHEDULE,
     TRAIN,
+    Behind,
     Below1,
     Count,
     Natural,
@@ -22,6 +24,7 @@ from lorac.recipe.fields import (
     Section,
     Seed,
     Text,
+    Texts,
     key,
 )
 
@@ -238,3 +241,9 @@ class Validation(Section, frozen=True):
     seed: Annotated[
         Seed | None, key("Which pictures and which noise. Absent: that of [train].", kohya="validation_seed")
     ] = None
+    path: Annotated[
+        Text | None,
+        key("Folder or glob of pictures that are only validated, relative to the recipe."),
+    ] = None
+    trigger: Annotated[Texts, key("Words that come first in their captions; the rules of [caption] hold too.")] = ()
+    alpha: Annotated[Behind | None, ALPHA] = None
