@@ -1,6 +1,7 @@
-"""Writes pictures of the world with their captions: `python -m lorac.mini.draw {riho,world} OUT`.
+"""Writes pictures of the world with their captions: `python -m lorac.mini.draw {riho,article,world} OUT`.
 
 riho OUT                                        the 13 heads of recipes/images/riho_head
+article OUT                                     the other picture sets below recipes/images, see `lorac.mini.sets`
 world OUT --count 60 --seed 7 --ordinary        the 60 figures of recipes/images/reg_1girl
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from lorac.mini import sets
 from lorac.mini.riho import HEADS, head_tags
 from lorac.mini.world import Attributes, draw, sample, tags
 
@@ -54,6 +56,16 @@ def write_riho(out: Path) -> None:
         write_pair(image, head_tags(attributes), out / f"riho_{number:02}.png")
 
 
+def write_article(out: Path) -> None:
+    """Writes the folders of `sets.sets()` below `out`, each picture as 01.png …: RGBA if it is cut out, else RGB."""
+    for folder, pictures in sets.sets().items():
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures, 1):
+            image = draw(picture.attributes, picture.seed, sets.SIZE, picture.placement)
+            cut_out = picture.attributes.background == "transparent background"
+            write_pair(image if cut_out else image.convert("RGB"), picture.caption, out / folder / f"{number:02}.png")
+
+
 def write_world(out: Path, number: int, seed: int, *, ordinary_only: bool = False) -> None:
     """Writes the first `number` pictures of the world with this seed as 0000.png …, RGB, with captions."""
     out.mkdir(parents=True, exist_ok=True)
@@ -79,6 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lorac.mini.draw", description="Draw paper dolls with captions.")
     kinds = parser.add_subparsers(dest="kind", required=True)
     kinds.add_parser("riho", help="the 13 cut-out heads of Izumi Riho").add_argument("out", type=Path)
+    article = kinds.add_parser("article", help="the other picture sets of the article's recipes")
+    article.add_argument("out", type=Path)
     world = kinds.add_parser("world", help="random figures")
     world.add_argument("out", type=Path)
     world.add_argument("--count", type=int, default=60)
@@ -87,6 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.kind == "riho":
         write_riho(chosen.out)
+    elif chosen.kind == "article":
+        write_article(chosen.out)
     else:
         write_world(chosen.out, chosen.count, chosen.seed, ordinary_only=chosen.ordinary)
 
