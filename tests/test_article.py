@@ -112,7 +112,6 @@ def test_a_run_has_the_article_s_pictures_triggers_and_steps(name: str) -> None:
     assert (recipe.network.dim, recipe.network.alpha, recipe.train.learning_rate) == (dim, alpha, rate)
     plan = "\n".join(lines(recipe))
     assert f"{steps} steps = 3 epochs" in plan
-    assert "held out" not in plan or "12" in plan
 
 
 @pytest.mark.parametrize("name", RUNS)
