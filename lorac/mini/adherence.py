@@ -69,7 +69,8 @@ def group_of(tag: str) -> str:
 class Base:
     """The embedded base and its tagger."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = STEPS) -> None:
+        self._steps = steps
         state, config = parts.open_base(BASE, str(BASE))
         self._unet = checkpoint.load_unet(state.unet, config.unet.heads, config.unet.groups)
         self._vae = checkpoint.load_vae(state.vae, config.vae.groups)
@@ -84,7 +85,7 @@ class Base:
         """One picture for each prompt, from the noise of its number."""
         states_BLD = self._text(data.prompt_rows(["", *prompts]), self._clip_skip)
         noise_BCHW = torch.stack([_noise(number) for number in numbers])
-        z_BCHW = sample(self._unet, states_BLD[1:], states_BLD[:1], noise_BCHW, STEPS, GUIDANCE, "ddim")
+        z_BCHW = sample(self._unet, states_BLD[1:], states_BLD[:1], noise_BCHW, self._steps, GUIDANCE, "ddim")
         return _images(self._vae.decode(z_BCHW / SCALE))
 
     @torch.no_grad()
