@@ -1,4 +1,4 @@
-"""Drawing in batches: a picture is the same whatever else is drawn and on however many cores, and as diffusers has it."""
+"""Drawing in batches: a picture is the same whatever else is drawn, on however many cores; so diffusers draws it."""
 
 from __future__ import annotations
 
