@@ -305,7 +305,7 @@ def test_a_tagger_s_settings_are_in_the_keys_that_they_can_change(
             ({key: value}, {"generate"})
             for key, value in {"negative": "hat", "steps": 7, "cfg_scale": 3.0, "sampler": "ddim", "seed": 7}.items()
         ),
-        ({"transparent": True}, {"generate"}),
+        ({"transparent": True}, {"generate"} | WRITTEN),  # which name the set
     ],
     ids=str,
 )
