@@ -199,6 +199,25 @@ def test_all_bad_items_are_named_at_once_and_the_good_ones_are_kept(bench: Bench
     assert bench.ran() == {"gpu": 4}
 
 
+def test_items_with_equal_inputs_are_made_once_and_all_get_the_result(bench: Bench) -> None:
+    graph = pipeline()
+    bench.world.folders["f"] |= {"1.png": b"picture 3", "2.png": b"picture 3", "5.png": b"picture 0"}
+    assert_right(bench, graph, bench.run(graph))
+    assert (bench.ran()["each"], bench.ran()["gpu"]) == (3, 3)
+    bench.world.folders["f"] |= {"0.png": b"new", "5.png": b"new"}
+    assert_right(bench, graph, bench.run(graph))
+    assert (bench.ran()["each"], bench.ran()["gpu"]) == (1, 1)
+
+
+def test_of_equal_bad_items_all_are_named(bench: Bench) -> None:
+    graph = Graph()
+    add(graph, "each", {"x": take(source(graph))}, strict=True)
+    bench.world.folders["f"] |= {"1.png": b"!", "3.png": b"!", "4.png": b"!"}
+    with pytest.raises(InputError) as error:
+        bench.run(graph)
+    assert [problem.where for problem in error.value.problems] == ["1.png", "3.png", "4.png"]
+
+
 def two_branches() -> Graph:
     """A branch that fails, and one with a chain that does not."""
     graph = Graph()

@@ -76,7 +76,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "train.save_every_n_epochs": (2, {"schedule"} | WRITTEN),
     "caption.keep_tokens_separator": ("|||", {"caption", "tokens"} | WRITTEN),
     "caption.enable_wildcard": (True, {"caption", "tokens"} | WRITTEN),
-    "regularisation.generate": (None, set()),
+    "regularisation.generate": (None, set()),  # in place of path: see test_what_a_generated_picture_depends_on
     "validation.path": (None, set()),
     "validation.trigger": (None, set()),
     "validation.alpha": (None, set()),
@@ -294,6 +294,37 @@ def test_a_tagger_s_settings_are_in_the_keys_that_they_can_change(
     assert {node.kind for node in before.nodes} >= {"tag", "tagger", "vocabulary"}
     changed = {old.kind for old, new in zip(before.nodes, after.nodes, strict=True) if own(old) != own(new)}
     assert changed == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"count": 5}, {"generate"}),
+        ({"prompt": "1boy"}, {"generate", "caption"}),
+        *(
+            ({key: value}, {"generate"})
+            for key, value in {"negative": "hat", "steps": 7, "cfg_scale": 3.0, "sampler": "ddim", "seed": 7}.items()
+        ),
+        ({"transparent": True}, {"generate"} | WRITTEN),  # which name the set
+    ],
+    ids=str,
+)
+def test_what_a_generated_picture_depends_on(folder: Path, change: dict[str, object], expected: set[str]) -> None:
+    def generated(settings: dict[str, object], resolution: int = 64) -> list[Node]:
+        recipe = {
+            "source": [{"path": "pictures"}],
+            "regularisation": [{"generate": {"count": 4, **settings}, "alpha": "white"}],
+            "train": {"base": "base.safetensors", "epochs": 2, "resolution": resolution},
+        }
+        path = folder / "generated.toml"
+        path.write_text(toml(recipe), encoding="utf-8")
+        return lower(load([path])).nodes
+
+    def changed(after: list[Node]) -> set[str]:
+        return {old.kind for old, new in zip(generated({}), after, strict=True) if own(old) != own(new)}
+
+    assert changed(generated(change)) == expected
+    assert changed(generated({}, 128)) == {"generate"} | IMAGES | WRITTEN
 
 
 def test_paths_are_in_no_key(folder: Path, tmp_path: Path, tiny_base: Path) -> None:
