@@ -21,9 +21,11 @@ import msgspec
 
 from lorac.digest import Value
 from lorac.errors import InputError, Problem
+from lorac.graph.collections import Parts, compare
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
+from lorac.recipe.collection import Collection
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.rules_train import contradictions
 from lorac.recipe.schema import PATHS, read_by
@@ -47,11 +49,18 @@ class Pictures:
     """The latents of the mirrored pictures."""
 
 
-def lower(recipes: Sequence[Recipe]) -> Graph:
-    """One graph for all recipes; what they have in common is in it once. Raises InputError for an unusable base."""
+def lower(recipes: Sequence[Recipe], collections: Sequence[Collection] = ()) -> Graph:
+    """One graph for all recipes; what they have in common is in it once. Raises InputError for an unusable base.
+
+    `collections` are of some of the recipes, whose builds they compare.
+    """
     graph = Graph()
+    parts: dict[str, Parts] = {}
     for recipe in recipes:
-        _Lowering(graph, recipe, base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)).lower()
+        facts = base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)
+        parts[recipe.name] = _Lowering(graph, recipe, facts).lower()
+    for collection in collections:
+        compare(graph, collection, parts)
     return graph
 
 
@@ -82,7 +91,7 @@ class _Lowering:
     def __init__(self, graph: Graph, recipe: Recipe, facts: BaseFacts) -> None:
         self.graph, self.recipe, self.facts = graph, recipe, facts
 
-    def lower(self) -> None:
+    def lower(self) -> Parts:
         base = self._add("base", {}, hints={"path": str(self.facts.path)})
         weights = self._weights(base)
         sets = self._pictures(Input(weights, "vae"))
@@ -101,6 +110,7 @@ class _Lowering:
             ("report.html", Input(report, "html")),
         ]:
             self.graph.outputs.append(Output(name, file, value, self.recipe.train.save_every_n_epochs or 1))
+        return Parts(train)
 
     def _add(
         self,
