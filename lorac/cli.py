@@ -203,13 +203,18 @@ def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, sto
     """Show the arithmetic of each RECIPE: pictures, repeats, steps, epochs, and what the next build would do."""
     from lorac.engine.forecast import forecast, summary
     from lorac.kinds.registry import KINDS, SCANNERS
-    from lorac.plan import lines
+    from lorac.plan import lines, run_of, total_lines
 
     loaded, graph = read(recipes, sets, base)
     with opened(store, to_look=True) as blobs:
         casts = forecast(graph, KINDS, SCANNERS, blobs)
+    runs = {recipe.name: run_of(recipe) for recipe in loaded.recipes}
     for recipe in loaded.recipes:
-        click.echo("\n".join([recipe.name, *lines(recipe), *summary(graph, recipe.name, casts)]))
+        own = lines(recipe, runs[recipe.name])
+        click.echo("\n".join([recipe.name, *own, *summary(graph, recipe.name, casts)]))
+    for collection in loaded.collections:
+        own = total_lines(collection, runs, graph)
+        click.echo("\n".join([collection.name, *own, *summary(graph, collection.name, casts)]))
 
 
 @main.command(short_help="Explain what is made again, and why.")

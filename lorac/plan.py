@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lorac.graph.lower import bucketing, training_resolution
+from lorac.graph.nodes import Graph
 from lorac.kinds.image import Bucketing, Refused, header
 from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.base import BaseFacts, base_facts
+from lorac.recipe.collection import Collection
 from lorac.recipe.fields import BUILTIN_BASE
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.train.schedule import validation_timesteps
@@ -45,6 +47,7 @@ class Looks:
 class Run:
     """The figures of one recipe. `order` are the regularisation pictures of an epoch, one for each sample."""
 
+    facts: BaseFacts
     sources: Sequence[Set]
     regularisation: Sequence[Set]
     samples: int
@@ -57,17 +60,27 @@ class Run:
         return sum(len(folder.held_out) for folder in self.sources)
 
 
-def lines(recipe: Recipe) -> list[str]:
-    """The plan of one recipe, a fact per line. Raises InputError for folders that cannot be used."""
-    facts = base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)
-    run = _run(recipe, facts)
+def lines(recipe: Recipe, run: Run) -> list[str]:
+    """The plan of one recipe, a fact per line."""
     rows = [*_data_rows(recipe, run), *_training_rows(recipe, run), ("files", _files(recipe, run))]
     base = recipe.train.base if recipe.train.base == BUILTIN_BASE else shown_path(recipe.train.base)
-    rows.insert(0, ("base", f"{base}, {training_resolution(recipe, facts)} px"))
+    rows.insert(0, ("base", f"{base}, {training_resolution(recipe, run.facts)} px"))
     return [f"  {name:<15} {text}" for name, text in rows]
 
 
-def _run(recipe: Recipe, facts: BaseFacts) -> Run:
+def total_lines(collection: Collection, runs: Mapping[str, Run], graph: Graph) -> list[str]:
+    """What the recipes of a collection come to; `runs` are those of all recipes, by name."""
+    names = [recipe.name for recipe in collection.recipes]
+    steps = sum(runs[name].length.steps for name in names)
+    used = [node for name in names for node in graph.of_recipe(name)]
+    shared = f"{len(used) - len(set(used))} of {len(used)} nodes are those of another recipe"
+    rows = [("recipes", f"{len(names)}, {steps} steps in all"), ("shared", shared)]
+    return [f"  {name:<15} {text}" for name, text in rows]
+
+
+def run_of(recipe: Recipe) -> Run:
+    """The figures of a recipe. Raises InputError for folders that cannot be used."""
+    facts = base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)
     train, extension = recipe.train, recipe.caption.extension
     sources, classes = (
         [Set(spec, pictures(spec.path, extension, spec.where)) for spec in specs]
@@ -86,7 +99,7 @@ def _run(recipe: Recipe, facts: BaseFacts) -> Run:
     looks = _looks(recipe, facts, shown)
     accumulation = train.gradient_accumulation_steps
     length = arithmetic.run_length(looks.buckets.values(), train.batch_size, accumulation, train.epochs, train.steps)
-    return Run(sources, classes, samples, order, looks, length)
+    return Run(facts, sources, classes, samples, order, looks, length)
 
 
 def _data_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:

@@ -85,7 +85,11 @@ def violations(value: Any, schema: dict[str, Any], root: dict[str, Any], at: str
     if "if" in schema:
         other = list(violations(value, schema["if"], root, at))
         yield from violations(value, schema["else" if other else "then"], root, at)
-    if "anyOf" in schema and True not in schema["anyOf"] and all(list(violations(value, choice, root, at)) for choice in schema["anyOf"]):
+    if (
+        "anyOf" in schema
+        and True not in schema["anyOf"]
+        and all(list(violations(value, choice, root, at)) for choice in schema["anyOf"])
+    ):
         yield f"{at}: fits none"
     if "enum" in schema and value not in schema["enum"]:
         yield f"{at}: not in the enumeration"

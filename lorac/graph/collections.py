@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from lorac.digest import Value
 from lorac.graph.nodes import Graph, Input, Node, Output
 from lorac.recipe.collection import Collection
-from lorac.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a comparison reads of a recipe's nodes. `draw` drew its prompts with the LoRA, `off` without it."""
+    """What a comparison says of a recipe, and what it reads: `draw` drew the prompts with the LoRA, `off` without."""
 
+    about: Mapping[str, Value]
     train: Node
     draw: Node | None = None
     off: Node | None = None
@@ -40,16 +40,7 @@ def compare(graph: Graph, collection: Collection, parts: Mapping[str, Parts]) ->
     params: dict[str, Value] = {
         "title": collection.title,
         "comment": collection.comment,
-        "recipes": [_settings(recipe) for recipe in collection.recipes],
+        "recipes": [parts[recipe.name].about for recipe in collection.recipes],
     }
     page = graph.add(Node(f"{collection.name}:compare", "compare", params, inputs))
     graph.outputs.append(Output(collection.name, "report.html", Input(page, "html")))
-
-
-def _settings(recipe: Recipe) -> dict[str, Value]:
-    """What the page says of a recipe."""
-    train, network = recipe.train, recipe.network
-    return {
-        "name": recipe.name,
-        "comment": recipe.output.comment,
-    }

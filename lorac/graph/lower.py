@@ -110,7 +110,7 @@ class _Lowering:
             ("report.html", Input(report, "html")),
         ]:
             self.graph.outputs.append(Output(name, file, value, self.recipe.train.save_every_n_epochs or 1))
-        return Parts(train)
+        return Parts(self._about(sets), train)
 
     def _add(
         self,
@@ -334,6 +334,17 @@ class _Lowering:
             inputs[f"caption.{number}"] = Input(pictures.caption, "caption")
             inputs[f"pixels.{number}"] = Input(pictures.image, "pixels")
         return self._add("report", params, inputs)
+
+    def _about(self, sets: Sequence[Pictures]) -> dict[str, Value]:
+        """What a page that compares recipes says of this one; strengths are those that are drawn with the LoRA."""
+        return {
+            "name": self.recipe.name,
+            "comment": self.recipe.output.comment,
+            "settings": {**self._settings(), "sample": msgspec.to_builtins(self.recipe.sample)},
+            "folders": [self._folder(pictures) for pictures in sets],
+            "prompts": list(self._prompts()),
+            "strengths": [strength for strength in self.recipe.sample.strengths if strength],
+        }
 
     def _settings(self) -> dict[str, Value]:
         """The recipe's sections that say how a LoRA is made; of a path only the name counts."""

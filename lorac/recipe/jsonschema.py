@@ -9,6 +9,7 @@ import msgspec
 from lorac.recipe.collection import Listing
 from lorac.recipe.schema import SECTIONS, Document
 
+
 def json_schema() -> dict[str, Any]:
     """The schema as plain values (JSON Schema 2020-12). TOML has no null, so a key without a default is just absent."""
     (recipe, collection), definitions = _without_null(msgspec.json.schema_components([Document, Listing]))
