@@ -24,7 +24,7 @@ FILES_SHOWN = 4
 
 @dataclass(frozen=True)
 class Set:
-    """One source or regularisation folder. `held_out` are the numbers of its pictures that are only validated."""
+    """One folder of pictures. `held_out` are the numbers of its pictures that are only validated."""
 
     spec: PictureSet
     pictures: Sequence[Picture]
@@ -54,10 +54,11 @@ class Run:
     order: Sequence[int]
     looks: Looks
     length: arithmetic.Length
+    never_trained: Sequence[Set] = ()
 
     @property
     def held_out(self) -> int:
-        return sum(len(folder.held_out) for folder in self.sources)
+        return sum(len(folder.held_out) for folder in (*self.sources, *self.never_trained))
 
 
 def lines(recipe: Recipe, run: Run) -> list[str]:
@@ -99,7 +100,13 @@ def run_of(recipe: Recipe) -> Run:
     looks = _looks(recipe, facts, shown)
     accumulation = train.gradient_accumulation_steps
     length = arithmetic.run_length(looks.buckets.values(), train.batch_size, accumulation, train.epochs, train.steps)
-    return Run(facts, sources, classes, samples, order, looks, length)
+    own = [recipe.held_out] if recipe.held_out else []
+    listed = [(spec, pictures(spec.path, extension, spec.where)) for spec in own]
+    never_trained = [Set(spec, found, frozenset(range(len(found)))) for spec, found in listed]
+    looks.transparent.update(
+        *(_looks(recipe, facts, [(p, s.spec) for p in s.pictures]).transparent for s in never_trained)
+    )
+    return Run(facts, sources, classes, samples, order, looks, length, never_trained)
 
 
 def _data_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
@@ -113,6 +120,8 @@ def _data_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
         rows.append(("regularisation", text + _masked(folder.spec)))
     if run.regularisation:
         rows.append(("", f"matched one to one: {len(run.order)} regularisation samples beside {run.samples}"))
+    for folder in run.never_trained:
+        rows.append(("held out", f"{shown_path(folder.spec.path)}: {count_of(len(folder.pictures), 'picture')}"))
     return rows + [("unusable", text) for text in _unusable(recipe, run)]
 
 
@@ -127,11 +136,10 @@ def _masked(spec: PictureSet) -> str:
 def _unusable(recipe: Recipe, run: Run) -> list[str]:
     """What a build would refuse, as far as it can be seen without reading every picture."""
     found = []
+    sets = (*run.sources, *run.regularisation, *run.never_trained)
     if count := len(run.looks.transparent):
         found.append(f"{count_of(count, 'picture')} may have transparent parts, with no alpha in the recipe for them")
-    if count := sum(
-        map(len, (missing_captions(recipe, s.spec, s.pictures) for s in (*run.sources, *run.regularisation)))
-    ):
+    if count := sum(map(len, (missing_captions(recipe, s.spec, s.pictures) for s in sets))):
         found.append(f"{count_of(count, 'picture')} without a caption, and no trigger words instead")
     return found
 
@@ -161,7 +169,7 @@ def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
     ]
     if train.flip_aug:
         rows.insert(1, ("", "pictures are mirrored half of the times"))
-    if recipe.validation.split:
+    if recipe.validation.split or run.never_trained:
         rows.append(("validation", _validation(recipe, run)))
     return rows
 
@@ -178,7 +186,7 @@ def count_of(count: float, noun: str) -> str:
 
 
 def _validation(recipe: Recipe, run: Run) -> str:
-    if not run.held_out:
+    if recipe.validation.split and not any(folder.held_out for folder in run.sources):
         most = max(len(folder.pictures) for folder in run.sources)
         return arithmetic.nothing_held_out(recipe.validation.split, most)
     at = validation_timesteps(recipe.loss.min_timestep, recipe.loss.max_timestep)

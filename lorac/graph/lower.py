@@ -95,11 +95,12 @@ class _Lowering:
         base = self._add("base", {}, hints={"path": str(self.facts.path)})
         weights = self._weights(base)
         sets = self._pictures(Input(weights, "vae"))
-        schedule = self._schedule(sets)
+        held_out = self._held_out(sets, Input(weights, "vae"))
+        schedule = self._schedule(sets, held_out)
         train = self._train(sets, schedule, weights)
         export = self._export(sets, schedule, train, base)
         sample = self._sample(train, weights) if self.recipe.sample.prompts else None
-        validate = self._validate(schedule, train) if self.recipe.validation.split else None
+        validate = self._validate(schedule, train, held_out) if held_out or self.recipe.validation.split else None
         report = self._report(sets, schedule, train, sample, validate)
         name = self.recipe.name
         for file, value in [
@@ -142,6 +143,15 @@ class _Lowering:
             sets.append(self._picture_set(label, folder, regularisation, vae))
         return sets
 
+    def _held_out(self, sets: Sequence[Pictures], vae: Input) -> Pictures | None:
+        """The pictures of `validation.path`: the same nodes as others, which training does not read."""
+        folder = self.recipe.held_out
+        if folder is None:
+            return None
+        label = PurePath(folder.path).name
+        taken = any(other.label == label for other in sets)
+        return self._picture_set(f"{label}-held-out" if taken else label, folder, False, vae)
+
     def _picture_set(self, label: str, folder: PictureSet, regularisation: bool, vae: Input) -> Pictures:
         extension, found = self.recipe.caption.extension, self.recipe.rules(folder)
         # Only where used, so that other recipes' captions keep their keys.
@@ -174,7 +184,7 @@ class _Lowering:
         tokens = self._add("tokens", reading, final, label=label, hints={"extension": extension})
         encoded = {"pixels": Input(image, "pixels", Take.EACH), "vae": vae}
         latent = self._add("latent", {}, encoded, label=label)
-        flip = self.recipe.train.flip_aug
+        flip = self.recipe.train.flip_aug and not folder.held_out
         flipped = self._add("latent", {"flip": True}, encoded, label=f"{label} mirrored") if flip else None
         return Pictures(label, folder, regularisation, source, image, caption, tokens, latent, flipped)
 
@@ -211,7 +221,11 @@ class _Lowering:
             values.setdefault(section, {})[name] = msgspec.to_builtins(getattr(getattr(self.recipe, section), name))
         return dict(values)
 
-    def _schedule(self, sets: Sequence[Pictures]) -> Node:
+    def _sets(self) -> int:
+        """How many picture sets there are to train on; the held-out one has the number behind them."""
+        return len(self.recipe.sources) + len(self.recipe.regularisation)
+
+    def _schedule(self, sets: Sequence[Pictures], held_out: Pictures | None) -> Node:
         train, targets = self.recipe.train, self.recipe.network.targets
         params: dict[str, Value] = {
             "subsets": [{"repeats": s.folder.repeats, "regularisation": s.regularisation} for s in sets],
@@ -219,10 +233,10 @@ class _Lowering:
             "lr_unet": train.unet_lr if "unet" in targets else 0.0,
             "lr_text": train.text_encoder_lr if "text_encoder" in targets else 0.0,
         }
-        if self.recipe.validation.split:
+        if held_out or self.recipe.validation.split:
             params["validation_seed"] = self.recipe.validation_seed
         inputs: dict[str, Input] = {}
-        for number, pictures in enumerate(sets):
+        for number, pictures in enumerate([*sets, *([held_out] if held_out else [])]):
             inputs[f"tokens.{number}"] = Input(pictures.tokens, "tokens")
             inputs[f"bucket.{number}"] = Input(pictures.image, "bucket")
         return self._add("schedule", params, inputs)
@@ -294,7 +308,7 @@ class _Lowering:
         prompts = cast("tuple[Prompt, ...]", self.recipe.sample.prompts)  # loading leaves no plain strings
         return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in prompts]
 
-    def _validate(self, schedule: Node, train: Node) -> Node:
+    def _validate(self, schedule: Node, train: Node, held_out: Pictures | None) -> Node:
         params: dict[str, Value] = {
             **self._read_by("validate"),
             "clip_skip": self._clip_skip(),
@@ -306,6 +320,7 @@ class _Lowering:
             **{
                 port: train.inputs[port] for port in train.inputs if port.startswith(("unet", "text", "latent", "mask"))
             },
+            **({f"latent.{self._sets()}": Input(held_out.latent, "latent")} if held_out else {}),
         }
         return self._add("validate", params, inputs)
 

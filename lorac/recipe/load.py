@@ -110,6 +110,10 @@ def _load_point(
     sources = picture_sets(tree, document, "source", problems)
     regularisation = picture_sets(tree, document, "regularisation", problems)
     document = with_start(tree, resolve_files(tree, document, problems), problems)
+    if any(pictures.path == document.validation.path for pictures in (*sources, *regularisation)):
+        cause = f'the pictures of "{shown_path(document.validation.path or "")}" are trained and cannot be held out'
+        remedy = "move some into another folder, or give split instead of path"
+        problems.append(Problem(str(tree.place(("validation", "path"))), cause, remedy))
     name = (document.output.name or path.stem) + suffix
     if (suffix or document.output.name is None) and (fault := name_fault(name)):
         problems.append(Problem(tree.root.label, f'the name "{name}" {fault}', "give a name in [output]"))
