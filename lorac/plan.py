@@ -103,9 +103,8 @@ def run_of(recipe: Recipe) -> Run:
     own = [recipe.held_out] if recipe.held_out else []
     listed = [(spec, pictures(spec.path, extension, spec.where)) for spec in own]
     never_trained = [Set(spec, found, frozenset(range(len(found)))) for spec, found in listed]
-    looks.transparent.update(
-        *(_looks(recipe, facts, [(p, s.spec) for p in s.pictures]).transparent for s in never_trained)
-    )
+    unshown = [(picture, spec) for spec, found in listed for picture in found]
+    looks.transparent.update(_looks(recipe, facts, unshown).transparent)
     return Run(facts, sources, classes, samples, order, looks, length, never_trained)
 
 

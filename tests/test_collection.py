@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,13 +44,17 @@ def compared(*files: str, sets: tuple[str, ...] = ()) -> tuple[Graph, Node]:
     return graph, node
 
 
+def about(node: Node) -> list[dict[str, Any]]:
+    """What a comparison says of its recipes."""
+    recipes: Any = node.params["recipes"]
+    return list(recipes)
+
+
 def test_a_collection_is_its_recipes_and_a_comparison(project: Path) -> None:
-    made = output("build", "all.toml")
+    output("build", "all.toml")
     together = contents(project / "build")
     assert {name.split("/")[0] for name in together} == {"recipe", "child", "all"}
     assert {name for name in together if name.startswith("all/")} == {"all/report.html", "all/build.json"}
-    assert "all:compare" in made or "compare" in made
-
     alone = output("build", "recipe.toml", "more/child.toml", "--json")
     assert json.loads(alone.splitlines()[-1])["ran"] == 0
     files = {name: digest for name, (digest, _) in together.items() if "build.json" not in name}
@@ -67,16 +72,16 @@ def test_a_comparison_reads_every_recipe_in_order_and_has_no_paths(project: Path
     assert [node.inputs[f"losses.{i}"].node for i in range(2)] == trained
     assert all(source.optional for source in node.inputs.values())
     assert node.params["title"] == "Two of them"
-    first, second = node.params["recipes"]  # type: ignore[misc]
-    assert (first["name"], second["name"]) == ("recipe", "child")  # type: ignore[index]
-    assert second["settings"]["network"]["alpha"] == 8.0  # type: ignore[index, call-overload]
+    first, second = about(node)
+    assert (first["name"], second["name"]) == ("recipe", "child")
+    assert second["settings"]["network"]["alpha"] == 8.0
     assert str(project) not in str(node.params)
 
 
 def test_options_hold_for_all_recipes_and_a_matrix_is_taken_apart(project: Path) -> None:
     Path("more/child.toml").write_text('extends = "../recipe.toml"\nmatrix.network.alpha = [1, 2]\n', encoding="utf-8")
     _, node = compared("all.toml", sets=("train.seed=9",))
-    recipes: list[dict[str, dict[str, dict[str, object]]]] = node.params["recipes"]  # type: ignore[assignment]
+    recipes = about(node)
     assert [recipe["name"] for recipe in recipes] == ["recipe", "child-alpha1", "child-alpha2"]
     assert [recipe["settings"]["train"]["seed"] for recipe in recipes] == [9, 9, 9]
     assert len([port for port in node.inputs if port.startswith("losses.")]) == 3
