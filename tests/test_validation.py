@@ -172,13 +172,13 @@ def test_what_is_wrong_with_them_is_told_with_the_rest(project: Path) -> None:
     (project / "kept back/絵 00.txt").write_bytes(b"\xff")
     (project / "pictures/bad.png").write_bytes(b"no picture")
     messages = refused("build", "recipe.toml", *SMALL, *HELD_OUT)
-    assert {message.split(":")[0] for message in messages} >= {
-        "kept back/bad.png",
-        "kept back/絵 00.txt",
-        "pictures/bad.png",
-    }
+    files = {message.split(":")[0] for message in messages}
+    assert files >= {"kept back/bad.png", "kept back/絵 00.txt", "pictures/bad.png"}
     (message,) = refused("check", "recipe.toml", *HELD_OUT)
     assert message.startswith("kept back/絵 00.txt: the caption ")
+
+
+WITHOUT_PATH = "[validation] is for the pictures of path, which is not given; add path"
 
 
 @pytest.mark.parametrize(
@@ -191,10 +191,10 @@ def test_what_is_wrong_with_them_is_told_with_the_rest(project: Path) -> None:
             'the pictures of "pictures" are trained and cannot be held out; move some into another folder, '
             "or give split instead of path",
         ),
-        ('trigger = ["a"]', "trigger in [validation] is for the pictures of path, which is not given; add path, or take trigger out"),
-        ('alpha = "white"', "alpha in [validation] is for the pictures of path, which is not given; add path, or take alpha out"),
+        ('trigger = ["a"]', f"trigger in {WITHOUT_PATH}, or take trigger out"),
+        ('alpha = "white"', f"alpha in {WITHOUT_PATH}, or take alpha out"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_has_its_line(project: Path, line: str, message: str) -> None:
     recipe = project / "recipe.toml"
     text = f"{recipe.read_text(encoding='utf-8')}\n[validation]\n{line}"
