@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from lorac.engine.protocol import Item, Made, Work
+from lorac.graph.lower import lower
 from lorac.kinds import schedule, validate
+from lorac.recipe.load import load
 from lorac.sd.safetensors import serialise
 from lorac.train.schedule import Schedule
 from lorac.train.slices import Sample, Slice, Step, decode, encode
@@ -206,3 +208,12 @@ def test_a_folder_without_pictures_is_named_with_its_line(project: Path) -> None
     (project / "empty").mkdir()
     (message,) = refused("plan", "recipe.toml", "--set", "validation.path=empty")
     assert message.startswith('--set validation.path=empty: no pictures in "empty"')
+
+
+def test_where_they_lie_is_in_no_key(project: Path) -> None:
+    (recipe,) = load([project / "recipe.toml"], [f"validation.path='{project / 'kept back'}'"])
+    graph = lower([recipe])
+    assert not [node.name for node in graph.nodes if str(project) in str((node.params, node.items))]
+    (export,) = (node for node in graph.nodes if node.kind == "export")
+    sections: Any = export.params["sections"]
+    assert sections["validation"]["path"] == "kept back"
