@@ -167,6 +167,9 @@ def test_plan_and_captions_show_them(project: Path) -> None:
     assert "3 pictures held out of training" in both
     listed = lorac("captions", "recipe.toml", *HELD_OUT, "--set", "validation.trigger=['held']").stdout
     assert listed.count("kept back/") == 2 and listed.count("  held, colour") == 2
+    (project / "kept back/絵 00.txt").unlink()
+    unusable = lorac("plan", "recipe.toml", *HELD_OUT).stdout
+    assert "unusable        1 picture without a caption, and no trigger words instead" in unusable
 
 
 def test_what_is_wrong_with_them_is_told_with_the_rest(project: Path) -> None:
