@@ -59,7 +59,7 @@ class Captioned:
 
 @dataclass(frozen=True)
 class Folder:
-    """One source or regularisation folder, or a set that is to be generated."""
+    """One folder: a source, regularisation pictures, or those that are held out; or a set that is to be generated."""
 
     spec: PictureSet
     regularisation: bool
@@ -75,14 +75,17 @@ class Folder:
         return () if self.spec.generate else self.pictures
 
 
-def folders(recipe: Recipe) -> list[Folder]:
-    """All folders of a recipe, sources first. Raises InputError with every folder and caption that cannot be read."""
+def folders(recipe: Recipe, *, held_out: bool = False) -> list[Folder]:
+    """All folders of a recipe that are trained, sources first, and with `held_out` that of `validation.path` at last.
+
+    Raises InputError with every folder and caption that cannot be read, held-out ones too.
+    """
     problems: list[Problem] = []
-    sets = [(spec, False) for spec in recipe.sources] + [(spec, True) for spec in recipe.regularisation]
-    found = [Folder(spec, kind, tuple(_captioned(recipe, spec, problems))) for spec, kind in sets]
+    sets = [*recipe.sources, *recipe.regularisation, *([recipe.held_out] if recipe.held_out else [])]
+    found = [Folder(spec, spec.regularisation, tuple(_captioned(recipe, spec, problems))) for spec in sets]
     if problems:
         raise InputError(problems)
-    return found
+    return [folder for folder in found if held_out or not folder.spec.held_out]
 
 
 def _captioned(recipe: Recipe, spec: PictureSet, problems: list[Problem]) -> Iterator[Captioned]:
@@ -114,7 +117,7 @@ def caption_lines(recipe: Recipe) -> list[str]:
     """
     limit = recipe.train.max_token_length
     lines = [f"{recipe.name}: tokens (cut off at {limit}), picture, final caption"]
-    for folder in folders(recipe):
+    for folder in folders(recipe, held_out=True):
         # Generated pictures have one caption, or captions that nobody knows yet.
         for captioned in folder.files or folder.pictures[:1]:
             count, tags = captioned.longest()

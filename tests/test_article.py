@@ -15,7 +15,7 @@ from lorac.listing import pictures
 from lorac.mini.draw import main as draw_cli
 from lorac.mini.riho import HEADS, RIHO
 from lorac.mini.sets import CLOSED_EYES, sets
-from lorac.plan import lines
+from lorac.plan import lines, run_of
 from lorac.recipe.load import load
 from lorac.recipe.recipe import Recipe
 
@@ -110,7 +110,7 @@ def test_a_run_has_the_article_s_pictures_triggers_and_steps(name: str) -> None:
     assert found == [(folder, repeats, (trigger,), count) for folder, repeats, trigger, count in MATERIAL[family(name)]]
     assert sum(count for *_, count in found) == total
     assert (recipe.network.dim, recipe.network.alpha, recipe.train.learning_rate) == (dim, alpha, rate)
-    plan = "\n".join(lines(recipe))
+    plan = "\n".join(lines(recipe, run_of(recipe)))
     assert f"{steps} steps = 3 epochs" in plan
 
 

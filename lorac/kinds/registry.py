@@ -6,6 +6,7 @@ from lorac.engine.protocol import Kind, Scanner
 from lorac.kinds import (
     base,
     caption,
+    compare,
     export,
     generate,
     image,
@@ -45,4 +46,5 @@ KINDS: dict[str, Kind] = {
     sample.NAME: sample,
     validate.NAME: validate,
     report.NAME: report,
+    compare.NAME: compare,
 }
