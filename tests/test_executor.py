@@ -177,6 +177,23 @@ def test_cpu_items_run_at_the_same_time_and_gpu_items_never(bench: Bench) -> Non
     assert bench.ran() == {"each": 12, "gpu": 36}
 
 
+def test_the_gpu_finishes_the_first_recipe_before_it_begins_the_second(bench: Bench) -> None:
+    graph = Graph()
+    for recipe in ("first", "second"):
+        items = tuple({"n": number} for number in range(3))
+        chain = graph.add(Node(f"{recipe}:chain", "chain", {"of": recipe}, {}, items))
+        graph.add(Node(f"{recipe}:gpu", "gpu", {"of": recipe}, {"x": take(chain)}))
+    order = []
+
+    def note(work: Work, item: Item) -> None:
+        order.append((work.params["of"], item.index))
+
+    bench.kinds["chain"].POOL = "gpu"
+    bench.kinds["chain"].before = bench.kinds["gpu"].before = note
+    bench.run(graph)
+    assert order == [(recipe, index) for recipe in ("first", "second") for index in (0, 1, 2, 0, 1, 2)]
+
+
 # -- failures --------------------------------------------------------------------------------------------------------
 
 

@@ -23,18 +23,19 @@ class PlainConsole:
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self._started: dict[str, float] = {}
+        self._first: dict[str, tuple[float, float]] = {}  # when the first progress was told, and how much was done
         self._spoken: dict[str, float] = {}
 
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.NodeStarted():
-                self._started[event.node] = self._spoken[event.node] = time.monotonic()
+                self._spoken[event.node] = time.monotonic()
             case events.NodeProgress():
                 now = time.monotonic()
+                since, before = self._first.setdefault(event.node, (now, event.done))
                 if now - self._spoken.get(event.node, now) >= QUIET_SECONDS:
                     self._spoken[event.node] = now
-                    self._print(f"{event.node}: {progress_text(event, now - self._started[event.node])}")
+                    self._print(f"{event.node}: {progress_text(event, event.done - before, now - since)}")
             case _:
                 text = event_text(event)
                 if text:
@@ -96,12 +97,12 @@ def console(stream: TextIO | None = None) -> PlainConsole:
     return LiveConsole(stream) if stream.isatty() else PlainConsole(stream)
 
 
-def progress_text(event: events.NodeProgress, seconds: float) -> str:
-    """`1200/2808 steps, 12.3/s, 2:11 left, loss 0.0312`."""
+def progress_text(event: events.NodeProgress, done: float, seconds: float) -> str:
+    """`1200/2808 steps, 12.3/s, 2:11 left, loss 0.0312`, where `done` of them took `seconds`."""
     unit, _, rest = event.note.partition(", ")
     text = f"{event.done:g}/{event.total:g} {unit}"
-    if event.done and seconds > 0:
-        rate = event.done / seconds
+    if done > 0 and seconds > 0:
+        rate = done / seconds
         text += f", {rate:.1f}/s, {clock((event.total - event.done) / rate)} left"
     return f"{text}, {rest}" if rest else text
 

@@ -2,7 +2,8 @@
 
 The main thread alone decides, looks up and stores; worker threads only run kinds and put what they make on a queue.
 A node goes WAITING → RUNNING → DONE, or FAILED, or SKIPPED because something before it failed. Kinds of the "cpu" pool
-run in several pieces at once, kinds of the "gpu" pool (all that use torch) one at a time.
+run in several pieces at once, kinds of the "gpu" pool (all that use torch) one at a time, in the order of the graph: of
+many recipes the first is trained, exported and drawn before the second begins.
 
 What a kind has yielded is committed before anything else happens to it, so a crash, an error or Ctrl-C loses at most
 the item in work; an action that was begun keeps its `scratch` folder for the next try.
@@ -23,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -88,6 +90,17 @@ class _Ended:
 _Body: TypeAlias = Made | Failed | _Ended | events.NodeProgress | events.Warned | dict[str, float]
 
 
+@dataclass(frozen=True, order=True)
+class _Piece:
+    """Items of a node for one worker. Pieces are ordered as their nodes are in the graph."""
+
+    node_number: int
+    first_item: int
+    node: Node = field(compare=False)
+    look: Lookup = field(compare=False)
+    work: Work = field(compare=False)
+
+
 @dataclass(frozen=True)
 class _Message:
     """What a worker sends, and the try of the node that it belongs to."""
@@ -116,11 +129,14 @@ class Executor:
         self.cancelled = threading.Event()
         self.results: dict[Node, Result] = {}
         self.nodes = {node: Progress() for node in graph.nodes}
+        self._order = {node: number for number, node in enumerate(graph.nodes)}
         self.problems: list[Problem] = []
         self.errors: list[LoracError] = []
         self._queue: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._pieces: list[Future[None]] = []
+        self._waiting: list[_Piece] = []
+        self._busy = False  # whether the gpu pool has a piece
         self._build = 0
         self._outside: set[Digest] = set()  # digests of files that are read from where they are
 
@@ -128,11 +144,12 @@ class Executor:
 
     def run(self) -> dict[Node, Result]:
         """Bring every node of the graph up to date."""
-        self._pieces = []
+        self._pieces, self._waiting, self._busy = [], [], False
         self._pools = {"cpu": ThreadPoolExecutor(self.jobs, "lorac-cpu"), "gpu": ThreadPoolExecutor(1, "lorac-gpu")}
         try:
             while not self._settled():
                 self._start_ready()
+                self._start_waiting()
                 if self._running():
                     self._receive()
         except KeyboardInterrupt:
@@ -198,8 +215,7 @@ class Executor:
                 return
         progress.look = look
         if look.result is None and look.missing():
-            progress.state, progress.started = State.RUNNING, time.perf_counter()
-            self.listen(events.NodeStarted(node.name, node.kind, len(look.missing()), look.total))
+            progress.state, progress.started = State.RUNNING, 0.0
             self._submit(node, look, look.missing())
         else:
             self._finish(node, look)
@@ -237,8 +253,27 @@ class Executor:
         progress.pieces = len(pieces)
         for piece in pieces:
             progress.asked.update(piece)
-            work = self._work(node, look, piece)
-            self._pieces.append(self._pools[kind.POOL].submit(self._run_piece, node, look, kind, work))
+            ready = _Piece(self._order[node], piece[0], node, look, self._work(node, look, piece))
+            if kind.POOL == "gpu":
+                heappush(self._waiting, ready)
+            else:
+                self._start(ready)
+
+    def _start_waiting(self) -> None:
+        """Give the free gpu pool the first piece that waits: by now those that the last one led to wait too."""
+        while self._waiting and not self._busy:
+            piece = heappop(self._waiting)
+            if self.nodes[piece.node].look is piece.look:  # else its node was set back, and begins again
+                self._busy = True
+                self._start(piece)
+
+    def _start(self, piece: _Piece) -> None:
+        node, look, progress = piece.node, piece.look, self.nodes[piece.node]
+        if not progress.started:
+            progress.started = time.perf_counter()
+            self.listen(events.NodeStarted(node.name, node.kind, len(look.missing()), look.total))
+        kind = self.kinds[node.kind]
+        self._pieces.append(self._pools[kind.POOL].submit(self._run_piece, node, look, kind, piece.work))
 
     def _work(self, node: Node, look: Lookup, piece: Sequence[int]) -> Work:
         key = look.item_keys[piece[0]]
@@ -290,6 +325,8 @@ class Executor:
         for message in messages:
             node, look = message.node, message.look
             current = self.nodes[node].look is look
+            if isinstance(message.body, _Ended) and self.kinds[node.kind].POOL == "gpu":
+                self._busy = False
             match message.body:
                 case Failed() if current:
                     self._fail_item(node, message.body)
