@@ -329,7 +329,7 @@ def test_a_tagger_s_settings_are_in_the_keys_that_they_can_change(
         ),
         ({"transparent": True}, {"generate"} | WRITTEN),  # which name the set
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)),
 )
 def test_what_a_generated_picture_depends_on(folder: Path, change: dict[str, object], expected: set[str]) -> None:
     def generated(settings: dict[str, object], resolution: int = 64) -> list[Node]:
