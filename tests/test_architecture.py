@@ -37,7 +37,7 @@ ALLOWED = {
     "mini": {"errors", "rng", "sd"},
 }
 # What may import the heavy packages at the top of a module: only what runs inside a kind.
-HEAVY_ALLOWED = {"area", "studio", "sd", "train", "mini", "kernels", "tagger"}
+HEAVY_ALLOWED = {"area", "evaluate", "studio", "sd", "train", "mini", "kernels", "tagger"}
 LIGHT_ANYWAY = {
     "lorac/sd/safetensors.py",
     "lorac/sd/names.py",
