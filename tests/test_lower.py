@@ -160,7 +160,9 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "output.notes": ("text", {"sidecar"}),
     "output.precision": ("fp32", {"export"}),
 }
+EVALUATED: dict[str, object] = {"evaluate.count": 4, "evaluate.tagger": "builtin:mini"}
 NEEDED: dict[str, dict[str, object]] = {
+    **dict.fromkeys(("evaluate.count", "evaluate.tagger", "evaluate.threshold", "evaluate.character"), EVALUATED),
     "validation.split": {"validation.split": 0.9},
     "network.block_alphas": {"network.block_dims": [4] * 25},
     "network.conv_alpha": {"network.conv_dim": 4},
@@ -296,6 +298,60 @@ def test_a_tagger_s_settings_are_in_the_keys_that_they_can_change(
     assert changed == expected
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("sample.prompts", ["another"], {"draw", "evaluate", "report"}),
+        ("sample.cfg_scale", 3.0, {"draw", "report"}),
+        ("sample.strengths", [0.5], {"draw", "evaluate", "sidecar", "report"}),
+        ("output.preferred_weight", 0.5, {"evaluate", "sidecar"}),
+        ("source.trigger", ["another"], {"caption", "export", "evaluate"}),
+        ("caption.exclude", ["smile"], {"caption", "evaluate"} | WRITTEN),
+        ("source.alpha", "black", IMAGES),
+        ("tagger.sha256", "0" * 64, WRITTEN),
+    ],
+)
+def test_what_changes_an_evaluation(folder: Path, setting: str, value: object, expected: set[str]) -> None:
+    before, after = graph(folder, EVALUATED), graph(folder, {**EVALUATED, setting: value})
+    assert [node.kind for node in before.nodes] == [node.kind for node in after.nodes]
+    changed = {old.kind for old, new in zip(before.nodes, after.nodes, strict=True) if own(old) != own(new)}
+    assert changed == expected
+
+
+def test_an_evaluation_measures_what_was_drawn_and_what_was_trained(folder: Path) -> None:
+    made = graph(folder, {**EVALUATED, "validation.split": 0.5, "evaluate.tagger": "tagger"})
+    (evaluate,) = [node for node in made.nodes if node.kind == "evaluate"]
+    looked_at = {node.inputs["picture"].node.kind: node for node in made.nodes if node.kind == "measure"}
+    assert [node.kind for node in made.nodes].count("measure") == 3 and set(looked_at) == {"draw", "image"}
+    assert looked_at["draw"].params == {"count": 4} and looked_at["image"].params == {"count": 1}
+    assert looked_at["image"].inputs["picture"].node.name == "r:image[pictures]"  # and not the class's
+    assert looked_at["image"].hints["model"] == str(folder / "tagger" / "model.onnx")
+    assert evaluate.inputs["losses"].take is Take.LAST and evaluate.inputs["validation"].take is Take.FIRST
+    assert {"tags", "seen.off", "features.off", "seen.on", "features.on", "seen.0", "features.0"} <= set(
+        evaluate.inputs
+    )
+    assert [o.file for o in made.outputs if o.value.node is evaluate] == ["evaluation.json"]
+    (sidecar,) = [node for node in made.nodes if node.kind == "sidecar"]
+    assert sidecar.inputs["figures"].node is evaluate
+    plain = graph(folder, {**EVALUATED, "evaluate.count": 0})
+    assert not {"measure", "evaluate"} & {node.kind for node in plain.nodes}
+    off_only = graph(folder, {**EVALUATED, "sample.strengths": [0.0]})
+    (alone,) = [node for node in off_only.nodes if node.kind == "evaluate"]
+    assert "seen.off" in alone.inputs and "seen.on" not in alone.inputs
+
+
+def test_the_tagger_of_an_evaluation_is_its_own_or_the_recipe_s_or_the_base_s(folder: Path) -> None:
+    def models(changes: dict[str, object]) -> set[str]:
+        made = graph(folder, {"evaluate.count": 1, **changes})
+        return {Path(str(n.hints["model"])).parent.name for n in made.nodes if n.kind == "measure"}
+
+    assert models({"tagger.model": "theirs"}) == {"theirs"}
+    assert models({"tagger.model": "theirs", "evaluate.tagger": "own"}) == {"own"}
+    assert models({"train.base": "builtin:mini"}) == {"tagger"}
+    with pytest.raises(InputError, match=r"r.toml:\d+: .*evaluate.tagger"):
+        models({})
+
+
 def test_paths_are_in_no_key(folder: Path, tmp_path: Path, tiny_base: Path) -> None:
     """The same project in another folder is the same graph, but for where its files lie."""
     for name in ("pictures", "class"):
@@ -315,7 +371,7 @@ def test_every_input_names_an_output_of_the_kind_it_comes_from(folder: Path) -> 
     from lorac.kinds.registry import KINDS, SCANNERS
 
     kinds: dict[str, Any] = {**KINDS, **SCANNERS}
-    made = graph(folder, {"tagger.model": "builtin:mini"})
+    made = graph(folder, {"tagger.model": "builtin:mini", **EVALUATED, "validation.split": 0.5})
     for node in made.nodes:
         for port, source in [*node.inputs.items(), *((o.file, o.value) for o in made.outputs if o.value.node is node)]:
             of = kinds[source.node.kind]
