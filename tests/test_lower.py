@@ -80,10 +80,10 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "validation.path": (None, set()),
     "validation.trigger": (None, set()),
     "validation.alpha": (None, set()),
-    "evaluate.count": (16, {"draw"}),
-    "evaluate.tagger": (None, set()),
-    "evaluate.threshold": (None, set()),
-    "evaluate.character": (None, set()),
+    "evaluate.count": (16, {"draw", "measure", "evaluate"}),
+    "evaluate.tagger": ("own", set()),  # where a tagger lies counts for nothing
+    "evaluate.threshold": (0.5, {"evaluate"}),
+    "evaluate.character": (["smile"], {"evaluate"}),
     "check.ignore": (None, set()),
     "tagger.model": (None, set()),  # adds nodes: see test_a_tagger_s_settings_are_in_the_keys_that_they_can_change
     "tagger.sha256": ("0" * 64, WRITTEN),
@@ -192,6 +192,8 @@ def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("lower")
     for name in ("pictures", "class", "other"):
         draw_pictures(made / name, 1)
+    for name in ("own", "theirs"):
+        (made / name).mkdir()
     for name in ("base.safetensors", "other.safetensors"):
         (made / name).write_bytes(tiny_base.read_bytes())
     return made
@@ -319,13 +321,13 @@ def test_what_changes_an_evaluation(folder: Path, setting: str, value: object, e
 
 
 def test_an_evaluation_measures_what_was_drawn_and_what_was_trained(folder: Path) -> None:
-    made = graph(folder, {**EVALUATED, "validation.split": 0.5, "evaluate.tagger": "tagger"})
+    made = graph(folder, {**EVALUATED, "validation.split": 0.5, "evaluate.tagger": "own"})
     (evaluate,) = [node for node in made.nodes if node.kind == "evaluate"]
     looked_at = {node.inputs["picture"].node.kind: node for node in made.nodes if node.kind == "measure"}
     assert [node.kind for node in made.nodes].count("measure") == 3 and set(looked_at) == {"draw", "image"}
     assert looked_at["draw"].params == {"count": 4} and looked_at["image"].params == {"count": 1}
     assert looked_at["image"].inputs["picture"].node.name == "r:image[pictures]"  # and not the class's
-    assert looked_at["image"].hints["model"] == str(folder / "tagger" / "model.onnx")
+    assert looked_at["image"].hints["model"] == str(folder / "own" / "model.onnx")
     assert evaluate.inputs["losses"].take is Take.LAST and evaluate.inputs["validation"].take is Take.FIRST
     assert {"tags", "seen.off", "features.off", "seen.on", "features.on", "seen.0", "features.0"} <= set(
         evaluate.inputs
@@ -401,7 +403,7 @@ def test_what_does_not_go_with_what_the_base_says_is_refused(folder: Path, setti
 def test_pictures_without_the_lora_and_with_it_are_nodes_of_their_own(folder: Path) -> None:
     """Prompts-major; 0 is drawn always, and by the node that knows no LoRA."""
     prompts = ["a girl", {"prompt": "a boy", "negative": "hat"}]
-    made = graph(folder, {"sample.prompts": prompts, "sample.strengths": [0.5, 0, 1.0], "evaluate.count": 4})
+    made = graph(folder, {"sample.prompts": prompts, "sample.strengths": [0.5, 0, 1.0], **EVALUATED})
     off, on = (node for node in made.nodes if node.kind == "draw")
     texts: list[dict[str, object]] = [{"prompt": "a girl", "negative": ""}, {"prompt": "a boy", "negative": "hat"}]
     assert [dict(item) for item in off.items] == texts
