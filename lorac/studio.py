@@ -88,6 +88,7 @@ class Studio:
         self.unet = weights.unet(work.open(work.shared["unet"]), dtype).to(device)
         self.text = weights.text_encoder(work.open(work.shared["text"]), dtype).to(device)
         self.vae = weights.vae(work.open(work.shared["vae"])).to(device)
+        self.workers = cores()
         self._cancelled = work.cancelled
         self._strength: float | None = None
         self.lora: LoRANetwork | None = None
@@ -136,8 +137,7 @@ class Studio:
         if self.device.name == "cuda":
             yield from starmap(draw, batches)
             return
-        workers = max(1, min(cores(), len(batches)))
-        with ThreadPoolExecutor(workers, "lorac-draw", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(self.workers, "lorac-draw", initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from pool.map(draw, *zip(*batches, strict=True))
 
     def _set_strength(self, strength: float) -> None:

@@ -168,13 +168,18 @@ def _items(old: Manifest, new: Manifest) -> Iterator[str]:
 
 
 def _counted(manifest: Manifest) -> Counter[str]:
-    """Each item in words, such as `prompt "1girl", strength 0.5`; an empty text is not mentioned."""
+    """Each item in words, such as `prompt "1girl", strength 0.5`, or `picture 3` of those that are only numbered.
+
+    An empty text is not mentioned, and people count from 1.
+    """
     items: dict[str, list[str]] = {}
     for name, value in manifest.fields:
         number, _, key = name.partition(".")
         if number.startswith("item "):
             parts = items.setdefault(number, [])
-            if key and value != '""':
+            if key == "number":
+                parts.append(f"picture {int(value) + 1}")
+            elif key and value != '""':
                 parts.append(f"{key} {shown(value)}")
     return Counter(", ".join(parts) for parts in items.values())
 

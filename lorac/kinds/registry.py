@@ -8,6 +8,7 @@ from lorac.kinds import (
     caption,
     draw,
     export,
+    generate,
     image,
     latent,
     report,
@@ -33,6 +34,7 @@ SCANNERS: dict[str, Scanner] = {
 }
 KINDS: dict[str, Kind] = {
     weights.NAME: weights,
+    generate.NAME: generate,
     image.NAME: image,
     tag.NAME: tag,
     caption.NAME: caption,
