@@ -141,7 +141,7 @@ def no_background(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
     """L008: a build refuses transparent parts until the recipe says what is behind them."""
     for folder in sets:
         if folder.spec.alpha is None:
-            paths = [captioned.picture.path for captioned in folder.pictures]
+            paths = [captioned.picture.path for captioned in folder.files]
             found = [path for path in paths if _has_holes(path)]
             if found:
                 text = f"{len(found)} of {len(paths)} pictures have transparent parts, first {shown_path(found[0])}"
@@ -159,7 +159,7 @@ def _has_holes(path: str) -> bool:
 def unusable(recipe: Recipe, sets: Sequence[Folder]) -> Iterator[Finding]:
     """L013: a build refuses pictures that cannot be opened; their headers alone are looked at."""
     for folder in sets:
-        for captioned in folder.pictures:
+        for captioned in folder.files:
             try:
                 header(captioned.picture.path)
             except Refused as refusal:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from lorac.engine.protocol import Failed, Made, Work
+from lorac.engine.protocol import Failed, Item, Made, Work
 from lorac.graph.nodes import Shape
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 NAME = "draw"
 VERSION = 1
@@ -22,14 +26,29 @@ def run(work: Work) -> Iterable[Made | Failed]:
     from lorac.sheet import joined, png
     from lorac.studio import Settings, Studio
 
-    params = work.params
-    count: int = params["count"]
-    settings = Settings(
-        **params["sample"], **{name: params[name] for name in ("width", "height", "clip_skip", "prediction")}
-    )
+    count: int = work.params["count"]
+    settings = Settings.of(work.params, work.params["sample"])
     studio = Studio(work, lora=work.shared.get("lora"))
-    for done, item in enumerate(work.items, start=1):
-        what = item.params
-        pictures = studio.draw(what["prompt"], what["negative"], settings, range(count), what.get("strength", 0.0))
-        yield Made(item.index, {"sheet": joined(pictures), "first": png(pictures[0])})
-        work.progress(done * count, len(work.items) * count, "pictures")
+    done = 0
+    for strength, items in _by_strength(work.items):
+        sheets: list[list[Image]] = [[] for _ in items]
+        texts = [_texts(item.params) for item in items]
+        for at, _, picture in studio.stream_all(texts, settings, range(count), strength):
+            sheets[at].append(picture)
+            done += 1
+            work.progress(done, len(work.items) * count, "pictures")
+            if len(sheets[at]) == count:
+                yield Made(items[at].index, {"sheet": joined(sheets[at]), "first": png(sheets[at][0])})
+
+
+def _by_strength(items: Iterable[Item]) -> Iterable[tuple[float, list[Item]]]:
+    """All prompts of a strength are drawn side by side; between two strengths the base's weights change."""
+    groups: dict[float, list[Item]] = {}
+    for item in items:
+        params: Mapping[str, Any] = item.params
+        groups.setdefault(params.get("strength", 0.0), []).append(item)
+    return groups.items()
+
+
+def _texts(params: Mapping[str, Any]) -> tuple[str, str]:
+    return params["prompt"], params["negative"]

@@ -9,6 +9,7 @@ from lorac.kinds import (
     draw,
     evaluate,
     export,
+    generate,
     image,
     latent,
     measure,
@@ -35,6 +36,7 @@ SCANNERS: dict[str, Scanner] = {
 }
 KINDS: dict[str, Kind] = {
     weights.NAME: weights,
+    generate.NAME: generate,
     image.NAME: image,
     tag.NAME: tag,
     caption.NAME: caption,
