@@ -150,6 +150,9 @@ def test_words_that_call_an_outfit_ask_for_what_the_captions_leave_out() -> None
     assert [prompt.wanted for prompt in made.prompts] == [("school uniform",), ()]
     assert [cell.leaked for cell in made.cells if cell.strength] == [(), (figures.Leaked("school uniform", 1.0, 0.0),)]
     assert [value(cell, "recall") for cell in made.cells] == [0.0, 1.0, None, None]
+    # The word that all sources have is the character's: what else it brings, nobody asked for.
+    alone = cells.evaluated(replace(EVALUATION, character=["orange hair"], cells=[looks(PLAIN)] * 6))
+    assert alone.prompts[1].wanted == ("closed eyes",)
 
 
 def test_a_tagger_that_sees_nothing_and_single_pictures_are_no_errors() -> None:

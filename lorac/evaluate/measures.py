@@ -58,10 +58,10 @@ def shots(
 
 
 def seen(words: Words, probabilities_NT: Floats, threshold: float) -> Bools:
-    """Which tags reach the threshold, ratings left out. Compared as 32-bit numbers, which probabilities are."""
+    """Which tags reach the threshold, (N, T); ratings never do."""
     tags_T = np.zeros(probabilities_NT.shape[1], np.bool_)
     tags_T[list(words.index.values())] = True
-    return np.asarray((probabilities_NT >= np.float32(threshold)) & tags_T, np.bool_)
+    return np.asarray((probabilities_NT >= threshold) & tags_T, np.bool_)
 
 
 def measures(
