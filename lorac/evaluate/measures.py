@@ -2,6 +2,8 @@
 
 All but `similarity`, `sameness` and `broken` are only as good as the tagger. In a broken picture nothing counts as
 seen, for taggers see a great deal in noise: such a picture has no likeness, no recall, and no severed head either.
+Intervals take pictures for independent of each other, those of different prompts too, which begin with equal noise;
+they say how far other noise would move a figure, and nothing about other prompts, another training seed or the tagger.
 
 Shape suffixes: N pictures, M training pictures, T tags.
 """
