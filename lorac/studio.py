@@ -13,12 +13,12 @@ Shape suffixes: B pictures, C channels, H height, W width, T texts, K windows of
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -102,32 +102,43 @@ class Studio:
         drawn = dict(self.stream(prompt, negative, settings, numbers, strength))
         return [drawn[number] for number in numbers]
 
-    @torch.no_grad()
     def stream(
         self, prompt: str, negative: str, settings: Settings, numbers: Sequence[int], strength: float = 1.0
     ) -> Iterator[tuple[int, Image]]:
         """The same as pairs (number, picture), batch by batch as they are finished."""
+        for _, number, picture in self.stream_all([(prompt, negative)], settings, numbers, strength):
+            yield number, picture
+
+    @torch.no_grad()
+    def stream_all(
+        self, texts: Sequence[tuple[str, str]], settings: Settings, numbers: Sequence[int], strength: float = 1.0
+    ) -> Iterator[tuple[int, int, Image]]:
+        """The same for several (prompt, negative) as triples (place in `texts`, number, picture), in this order.
+
+        Batches of all texts run side by side: of one alone there may be fewer than cores.
+        """
         wanted = frozenset(numbers)
         batches = list(dict.fromkeys(batch(number, settings.batch) for number in numbers))
         with nullcontext() if self.device.name == "cuda" else threads(1):
             self._set_strength(strength)
-            states_BLD, negative_BLD = self._states((prompt, negative), settings.clip_skip)
+            states = [self._states(pair, settings.clip_skip) for pair in texts]
 
-            def draw(batch: range) -> list[tuple[int, Image]]:
+            def draw(at: int, batch: range) -> list[tuple[int, int, Image]]:
+                states_BLD, negative_BLD = states[at]
                 pictures = self._draw(states_BLD, negative_BLD, settings, batch)
-                return [(number, picture) for number, picture in zip(batch, pictures, strict=True) if number in wanted]
+                return [(at, number, picture) for number, picture in zip(batch, pictures, strict=True)]
 
-            for pictures in self._map(draw, batches):
-                yield from pictures
+            for pictures in self._map(draw, [(at, batch) for at in range(len(texts)) for batch in batches]):
+                yield from (picture for picture in pictures if picture[1] in wanted)
 
     def _map(
-        self, draw: Callable[[range], list[tuple[int, Image]]], batches: Sequence[range]
-    ) -> Iterator[list[tuple[int, Image]]]:
+        self, draw: Callable[[int, range], list[tuple[int, int, Image]]], batches: Sequence[tuple[int, range]]
+    ) -> Iterator[list[tuple[int, int, Image]]]:
         if self.device.name == "cuda":
-            yield from map(draw, batches)
+            yield from starmap(draw, batches)
             return
         with ThreadPoolExecutor(self.workers, "lorac-draw", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(draw, batches)
+            yield from pool.map(draw, *zip(*batches, strict=True))
 
     def _set_strength(self, strength: float) -> None:
         if self.lora is None or strength == self._strength:
@@ -189,20 +200,3 @@ def to_image(x_CHW: Tensor) -> Image:
     values_HWC = ((x_CHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().contiguous()
     height, width = values_HWC.shape[:2]
     return images.frombytes("RGB", (width, height), values_HWC.numpy().tobytes())
-
-
-def side_by_side(pictures: Sequence[Image]) -> Image:
-    """One horizontal strip."""
-    strip = images.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
-    left = 0
-    for picture in pictures:
-        strip.paste(picture, (left, 0))
-        left += picture.width
-    return strip
-
-
-def png(picture: Image) -> bytes:
-    """A PNG file, of the same bytes wherever the same Pillow and zlib run."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()

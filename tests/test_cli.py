@@ -38,8 +38,8 @@ VERBS = [
     "completion",
 ]
 KINDS = {
-    "base", "weights", "source", "image", "caption", "tokens", "latent", "schedule", "train", "export", "sample",
-    "report",
+    "base", "weights", "source", "image", "caption", "tokens", "latent", "schedule", "train", "export", "draw",
+    "sidecar", "report",
 }  # fmt: skip
 
 
@@ -398,7 +398,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         [
             r"source\[pictures\] +changed +caption changed: 絵 01.png",
             r"caption\[pictures\] +1 of 3 to make +caption of source\[pictures\] changed \(1 of 3\)",
-            r"  tokens\[pictures\], schedule, train, export, sample, report",
+            r"  tokens\[pictures\], schedule, train, export, draw, sidecar, report",
         ],
     ),
     "same pixels": (
@@ -406,7 +406,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         [
             r"source\[pictures\] +changed +picture changed: 絵 01.png",
             r"image\[pictures\] +1 of 3 to make +picture of source\[pictures\] changed \(1 of 3\)",
-            r"  latent\[pictures\], schedule, train, export, sample, report",
+            r"  latent\[pictures\], schedule, train, export, draw, sidecar, report",
         ],
     ),
     "picture": (
@@ -415,7 +415,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
             r"source\[pictures\] +changed +added: new.png",
             r"image\[pictures\] +1 of 4 to make +picture of source\[pictures\] changed \(1 of 4\)",
             r"caption\[pictures\] +1 of 4 to make +caption of source\[pictures\] changed \(1 of 4\)",
-            r"  tokens\[pictures\], latent\[pictures\], schedule, train, export, sample, report",
+            r"  tokens\[pictures\], latent\[pictures\], schedule, train, export, draw, sidecar, report",
         ],
     ),
     "one picture less": (
@@ -424,7 +424,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
             r"source\[pictures\] +changed +removed: 絵 01.png",
             r"image\[pictures\] +found +picture of source\[pictures\] changed \(1 removed\)",
             r"caption\[pictures\] +found +caption of source\[pictures\] changed \(1 removed\)",
-            r"  tokens\[pictures\], latent\[pictures\], schedule, train, export, sample, report",
+            r"  tokens\[pictures\], latent\[pictures\], schedule, train, export, draw, sidecar, report",
         ],
     ),
     "comment": (
@@ -436,7 +436,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "repeats": (
         longer,
-        [r"schedule +to make +subsets 1.repeats: 2 → 3", r"  train, export, sample, report"],
+        [r"schedule +to make +subsets 1.repeats: 2 → 3", r"  train, export, draw, sidecar, report"],
     ),
 }
 

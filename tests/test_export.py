@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from lorac.errors import TrainingDiverged
-from lorac.export import lora_file, sidecar
+from lorac.export import facts_for_sidecar, lora_file, sidecar
 from lorac.metadata import Facts, Folder, metadata
 from lorac.recipe.optimisers import OPTIMISERS
 from lorac.recipe.recipe import PictureSet, Recipe
@@ -262,7 +262,7 @@ MARKS = {"keep_tokens_separator": "|||", "enable_wildcard": True}
 def test_the_trigger_phrase_is_one_way_to_show_it(prefix: str, expected: str) -> None:
     recipe = replace(RECIPE, caption=Caption(prefix=prefix, **MARKS))  # type: ignore[arg-type]
     assert metadata(recipe, FACTS)["modelspec.trigger_phrase"] == expected
-    assert json.loads(sidecar(recipe, FACTS))["activation text"] == expected
+    assert json.loads(facts_for_sidecar(recipe, FACTS))["activation text"] == expected
     plain = replace(RECIPE, caption=Caption(prefix=prefix))
     assert metadata(plain, FACTS)["modelspec.trigger_phrase"].startswith("izumi riho, idol, " + prefix[:4])
 
@@ -470,8 +470,8 @@ def test_the_header_stays_below_what_comfyui_shows() -> None:
 
 
 def test_the_sidecar_has_the_web_uis_keys() -> None:
-    fields = json.loads(sidecar(RECIPE, FACTS))
-    assert fields == {
+    facts = facts_for_sidecar(RECIPE, FACTS)
+    assert json.loads(sidecar(facts, 0.7, "blurry", "head only")) == {
         "description": "リホの頭, v1",
         "sd version": "SD1",
         "activation text": "izumi riho, idol",
@@ -479,4 +479,5 @@ def test_the_sidecar_has_the_web_uis_keys() -> None:
         "negative text": "blurry",
         "notes": "head only\nlorac recipe cdcdcdcdcdcd, base mini.safetensors (abababababab)",
     }
-    assert json.loads(sidecar(replace(RECIPE, output=Output(name="x")), FACTS))["preferred weight"] == 0.0
+    bare = json.loads(sidecar(facts, None, "", ""))
+    assert (bare["preferred weight"], bare["notes"].partition(" ")[0]) == (0.0, "lorac")

@@ -230,7 +230,7 @@ def test_what_looks_without_building_knows_them(site: Site) -> None:
 def test_why_names_pictures_by_their_numbers(site: Site) -> None:
     site.store.close()
     assert lorac("build", site.write({"generate": {**TRANSPARENT, "count": 2}, "alpha": "white"})).exit_code == 0
-    assert "picture 3: new" in lorac("why", site.write({"generate": TRANSPARENT, "alpha": "white"})).output
+    assert "added: picture 3\n" in lorac("why", site.write({"generate": TRANSPARENT, "alpha": "white"})).output
 
 
 def test_transparent_pictures_need_a_colour_behind_them(site: Site) -> None:

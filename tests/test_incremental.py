@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -293,9 +294,10 @@ def test_after_any_edits_an_incremental_build_gives_what_a_clean_build_gives(tin
 
 ALL = {
     "weights": 1, "image": 3, "caption": 3, "tokens": 3, "latent": 3,
-    "schedule": 1, "train": 2, "export": 2, "sample": 1, "report": 1,
+    "schedule": 1, "train": 2, "export": 2, "draw": 2, "sidecar": 1, "report": 1,
 }  # fmt: skip
-AFTER_CAPTION = {"schedule": 1, "train": 2, "export": 2, "sample": 1, "report": 1}
+AFTER_TRAINING = {"export": 2, "draw": 1, "sidecar": 1, "report": 1}
+AFTER_CAPTION = {"schedule": 1, "train": 2, **AFTER_TRAINING}
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +402,7 @@ def test_a_renamed_picture_that_keeps_its_place_is_only_reported(site: Site) -> 
 def test_another_comment_makes_the_files_and_the_report(site: Site) -> None:
     site.recipe["output"]["comment"] = "second"
     assert "second" in why(site)
-    assert made(site) == {"export": 2, "report": 1}
+    assert made(site) == {"export": 2, "sidecar": 1, "report": 1}
     text = why(site)
     assert '"first" → "second"' in text
     assert "train" not in text
@@ -409,20 +411,30 @@ def test_another_comment_makes_the_files_and_the_report(site: Site) -> None:
 @pytest.mark.parametrize(
     ("section", "change", "expected"),
     [
-        ("train", {"seed": 5}, {"schedule": 1, "train": 2, "export": 2, "sample": 1, "report": 1}),
-        ("train", {"weight_decay": 0.02}, {"train": 2, "export": 2, "sample": 1, "report": 1}),
-        ("network", {"alpha": 0.5}, {"train": 2, "export": 2, "sample": 1, "report": 1}),
-        ("sample", {"steps": 2}, {"sample": 1, "report": 1}),
-        ("sample", {"prompts": ["izumi riho", "1girl"]}, {"sample": 1, "report": 1}),
+        ("train", {"seed": 5}, {"schedule": 1, "train": 2, **AFTER_TRAINING}),
+        ("train", {"weight_decay": 0.02}, {"train": 2, **AFTER_TRAINING}),
+        ("network", {"alpha": 0.5}, {"train": 2, **AFTER_TRAINING}),
+        ("sample", {"steps": 2}, {"draw": 2, "sidecar": 1, "report": 1}),
+        ("sample", {"prompts": ["izumi riho", "1girl"]}, {"draw": 2, "sidecar": 1, "report": 1}),
+        ("sample", {"prompts": ["1girl", "izumi riho"]}, {"draw": 2, "sidecar": 1, "report": 1}),
+        ("sample", {"strengths": [0.5, 1.0]}, {"draw": 1, "sidecar": 1, "report": 1}),
+        ("evaluate", {"count": 1}, {}),
+        ("evaluate", {"count": 2}, {"draw": 2, "report": 1}),
         ("output", {"precision": "fp32"}, {"export": 2}),
+        ("output", {"preferred_weight": 0.2}, {"sidecar": 1}),
+        ("output", {"notes": "head only"}, {"sidecar": 1}),
         ("caption", {"exclude": ["1girl", "solo", "smile"]}, {"caption": 2, "tokens": 2, **AFTER_CAPTION}),
-        ("caption", {"exclude": ["1girl", "solo", "absent tag"]}, {"caption": 2, "export": 2, "report": 1}),
+        (
+            "caption",
+            {"exclude": ["1girl", "solo", "absent tag"]},
+            {"caption": 2, "export": 2, "sidecar": 1, "report": 1},
+        ),
     ],
 )
 def test_a_setting_makes_what_it_can_change(
     site: Site, section: str, change: dict[str, Any], expected: dict[str, int]
 ) -> None:
-    before = {key: value for key, value in site.recipe[section].items() if key in change}
+    before = {key: value for key, value in site.recipe.setdefault(section, {}).items() if key in change}
     site.recipe[section] |= change
     assert made(site) == expected
     for key in change:
@@ -431,10 +443,22 @@ def test_a_setting_makes_what_it_can_change(
     assert made(site) == {}
 
 
+def test_why_names_the_pictures_that_are_drawn_anew(site: Site) -> None:
+    site.recipe["sample"] |= {"prompts": ["1girl", "izumi riho"], "strengths": [0.5, 1.0]}
+    text = why(site)
+    assert re.search(r'draw\[off\] +1 of 2 to make +added: prompt "1girl"\n', text)
+    assert re.search(r'draw +3 of 4 to make +added: prompt "1girl", strength 0.5\n', text)
+    assert "removed" not in text
+    assert made(site) == {"draw": 4, "sidecar": 1, "report": 1}
+    site.recipe["sample"] |= {"prompts": ["izumi riho", "1girl"], "strengths": [1.0, 0.5]}
+    assert "another order" in why(site)
+    assert made(site) == {"sidecar": 1, "report": 1}
+
+
 def test_a_longer_run_goes_on_from_the_shorter_one(site: Site) -> None:
     """With a constant learning rate the first two epochs are the same."""
     site.recipe["train"]["epochs"] = 3
-    assert made(site) == {"schedule": 1, "train": 1, "export": 3, "sample": 1, "report": 1}
+    assert made(site) == {"schedule": 1, "train": 1, **AFTER_TRAINING, "export": 3}
 
 
 def test_two_recipes_share_what_they_have_in_common(site: Site) -> None:
@@ -445,8 +469,8 @@ def test_two_recipes_share_what_they_have_in_common(site: Site) -> None:
     assert done.exit_code == 0, done.output
     facts = {name: json.loads((site.root / "out" / name / "build.json").read_text("utf-8")) for name in "rs"}
     assert runs(facts["r"]) == {}
-    assert runs(facts["s"]) == {"train": 2, "export": 2, "sample": 1, "report": 1}
-    assert sum(entry["hits"] for entry in facts["s"]["kinds"].values()) == 14
+    assert runs(facts["s"]) == {"train": 2, **AFTER_TRAINING}
+    assert sum(entry["hits"] for entry in facts["s"]["kinds"].values()) == 15
     lone = CliRunner().invoke(main, ["build", "s.toml", "--store", "alone", "--out", "alone out"])
     assert lone.exit_code == 0, lone.output
     alone = json.loads((site.root / "alone out" / "s" / "build.json").read_text("utf-8"))

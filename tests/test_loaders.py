@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lorac.export import lora_file, sidecar
+from lorac.export import facts_for_sidecar, lora_file, sidecar
 from lorac.metadata import METADATA_LIMIT, metadata
 from lorac.recipe.recipe import PictureSet
 from lorac.recipe.sections.data import Caption
@@ -251,7 +251,8 @@ def test_forge_knows_the_architecture_even_without_metadata() -> None:
 def test_invokeai_reads_the_sidecar() -> None:
     """backend/model_manager/util/lora_metadata_extractor.py."""
     trigger = PictureSet("/x", 1, None, "x.toml:1", trigger=("izumi riho, idol", "smile"))
-    fields = json.loads(sidecar(replace(RECIPE, sources=(trigger,)), FACTS))
+    facts = facts_for_sidecar(replace(RECIPE, sources=(trigger,)), FACTS)
+    fields = json.loads(sidecar(facts, None, "", "head only"))
     phrases = {phrase.strip() for phrase in fields["activation text"].split(",") if phrase.strip()}
     assert phrases == {"izumi riho", "idol", "smile"}  # a comma in a trigger parts tags in captions as well
     description = " | ".join(str(fields[key]).strip() for key in ("description", "notes") if fields.get(key))
@@ -262,7 +263,7 @@ def test_web_uis_insert_the_trigger_as_it_was_trained() -> None:
     """modules/prompt_parser.py `re_attention`: bare parentheses would be emphasis and not part of the name."""
     trigger = PictureSet("/x", 1, None, "x.toml:1", trigger=("riho (idol)", r"kaede \(idol\)"))
     recipe = replace(RECIPE, sources=(trigger,), caption=Caption(prefix="flat colour"))
-    text = json.loads(sidecar(recipe, FACTS))["activation text"]
+    text = json.loads(facts_for_sidecar(recipe, FACTS))["activation text"]
     assert text == r"riho \(idol\), kaede \(idol\), flat colour"
     assert not re.search(r"(?<!\\)[()]", text)
     assert metadata(recipe, FACTS)["modelspec.trigger_phrase"] == r"riho (idol), kaede \(idol\), flat colour"

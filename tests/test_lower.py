@@ -50,7 +50,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "network.alpha": (3.0, {"train"} | WRITTEN),
     "network.targets": (["unet"], {"schedule", "train"} | WRITTEN),
     "train.base": ("other.safetensors", WRITTEN),
-    "train.resolution": (128, IMAGES | {"sample"} | WRITTEN),
+    "train.resolution": (128, IMAGES | {"draw"} | WRITTEN),
     "train.enable_bucket": (False, IMAGES | WRITTEN),
     "train.min_bucket_reso": (128, IMAGES | WRITTEN),
     "train.max_bucket_reso": (256, IMAGES | WRITTEN),
@@ -71,7 +71,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "train.eps": (0.5, {"train"} | WRITTEN),
     "train.max_grad_norm": (0.5, {"train"} | WRITTEN),
     "train.seed": (7, {"schedule", "train"} | WRITTEN),
-    "train.clip_skip": (5, {"train", "sample"} | WRITTEN),
+    "train.clip_skip": (5, {"train", "draw"} | WRITTEN),
     "train.max_token_length": (150, {"schedule"} | WRITTEN),
     "train.save_every_n_epochs": (2, {"schedule"} | WRITTEN),
     "caption.keep_tokens_separator": ("|||", {"caption", "tokens"} | WRITTEN),
@@ -80,10 +80,10 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "validation.path": (None, set()),  # it adds nodes: see below
     "validation.trigger": (["another"], {"caption"} | WRITTEN),
     "validation.alpha": ("black", IMAGES | WRITTEN),
-    "evaluate.count": (None, set()),
-    "evaluate.tagger": (None, set()),
-    "evaluate.threshold": (None, set()),
-    "evaluate.character": (None, set()),
+    "evaluate.count": (16, {"draw", "measure", "evaluate"}),
+    "evaluate.tagger": ("own", set()),  # where a tagger lies counts for nothing
+    "evaluate.threshold": (0.5, {"evaluate"}),
+    "evaluate.character": (["smile"], {"evaluate"}),
     "check.ignore": (None, set()),
     "tagger.model": (None, set()),  # adds nodes: see test_a_tagger_s_settings_are_in_the_keys_that_they_can_change
     "tagger.sha256": ("0" * 64, WRITTEN),
@@ -123,8 +123,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "loss.prior_loss_weight": (0.5, {"schedule"} | WRITTEN),
     "loss.min_timestep": (5, {"schedule"} | WRITTEN),
     "loss.max_timestep": (5, {"schedule"} | WRITTEN),
-    "loss.v_parameterization": (True, {"train", "sample"} | WRITTEN),
-    "loss.zero_terminal_snr": (True, {"train", "sample"} | WRITTEN),
+    "loss.v_parameterization": (True, {"train", "draw"} | WRITTEN),
+    "loss.zero_terminal_snr": (True, {"train", "draw"} | WRITTEN),
     "loss.loss_type": ("l1", {"train"} | WRITTEN),
     "loss.huber_schedule": ("constant", {"train"} | WRITTEN),
     "loss.huber_c": (0.5, {"train"} | WRITTEN),
@@ -142,25 +142,27 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "loss.v_pred_like_loss": (0.5, {"train"} | WRITTEN),
     "validation.split": (0.5, {"schedule"} | WRITTEN),
     "validation.seed": (7, WRITTEN),
-    "sample.prompts": (["another"], {"sample", "report"}),
-    "sample.negative": ("ugly", {"sample", "report"}),
-    "sample.strengths": ([0.5], {"sample", "report"}),
-    "sample.steps": (7, {"sample", "report"}),
-    "sample.cfg_scale": (3.0, {"sample", "report"}),
-    "sample.seed": (7, {"sample", "report"}),
-    "sample.sampler": ("ddim", {"sample", "report"}),
-    "sample.width": (128, {"sample", "report"}),
-    "sample.height": (128, {"sample", "report"}),
+    "sample.prompts": (["another"], {"draw", "report"}),
+    "sample.negative": ("ugly", {"draw", "report"}),
+    "sample.strengths": ([0.5], {"draw", "sidecar", "report"}),
+    "sample.steps": (7, {"draw", "report"}),
+    "sample.cfg_scale": (3.0, {"draw", "report"}),
+    "sample.seed": (7, {"draw", "report"}),
+    "sample.sampler": ("ddim", {"draw", "report"}),
+    "sample.width": (128, {"draw", "report"}),
+    "sample.height": (128, {"draw", "report"}),
     "output.name": ("another", WRITTEN),
     "output.comment": ("text", WRITTEN),
     "output.metadata": (False, {"export"}),
     "output.tag_frequency": (False, {"export"}),
-    "output.preferred_weight": (0.5, {"export", "sample"}),
-    "output.negative": ("ugly", {"export"}),
-    "output.notes": ("text", {"export"}),
+    "output.preferred_weight": (0.5, {"sidecar"}),
+    "output.negative": ("ugly", {"sidecar"}),
+    "output.notes": ("text", {"sidecar"}),
     "output.precision": ("fp32", {"export"}),
 }
+EVALUATED: dict[str, object] = {"evaluate.count": 4, "evaluate.tagger": "builtin:mini"}
 NEEDED: dict[str, dict[str, object]] = {
+    **dict.fromkeys(("evaluate.count", "evaluate.tagger", "evaluate.threshold", "evaluate.character"), EVALUATED),
     "validation.split": {"validation.split": 0.9},
     "validation.trigger": {"validation.path": "other"},
     "validation.alpha": {"validation.path": "other"},
@@ -192,6 +194,8 @@ def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("lower")
     for name in ("pictures", "class", "other"):
         draw_pictures(made / name, 1)
+    for name in ("own", "theirs"):
+        (made / name).mkdir()
     for name in ("base.safetensors", "other.safetensors"):
         (made / name).write_bytes(tiny_base.read_bytes())
     return made
@@ -349,6 +353,60 @@ def test_what_a_generated_picture_depends_on(folder: Path, change: dict[str, obj
     assert changed(generated({}, 128)) == {"generate"} | IMAGES | WRITTEN
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("sample.prompts", ["another"], {"draw", "evaluate", "report"}),
+        ("sample.cfg_scale", 3.0, {"draw", "report"}),
+        ("sample.strengths", [0.5], {"draw", "evaluate", "sidecar", "report"}),
+        ("output.preferred_weight", 0.5, {"evaluate", "sidecar"}),
+        ("source.trigger", ["another"], {"caption", "export", "evaluate"}),
+        ("caption.exclude", ["smile"], {"caption", "evaluate"} | WRITTEN),
+        ("source.alpha", "black", IMAGES),
+        ("tagger.sha256", "0" * 64, WRITTEN),
+    ],
+)
+def test_what_changes_an_evaluation(folder: Path, setting: str, value: object, expected: set[str]) -> None:
+    before, after = graph(folder, EVALUATED), graph(folder, {**EVALUATED, setting: value})
+    assert [node.kind for node in before.nodes] == [node.kind for node in after.nodes]
+    changed = {old.kind for old, new in zip(before.nodes, after.nodes, strict=True) if own(old) != own(new)}
+    assert changed == expected
+
+
+def test_an_evaluation_measures_what_was_drawn_and_what_was_trained(folder: Path) -> None:
+    made = graph(folder, {**EVALUATED, "validation.split": 0.5, "evaluate.tagger": "own"})
+    (evaluate,) = [node for node in made.nodes if node.kind == "evaluate"]
+    looked_at = {node.inputs["picture"].node.kind: node for node in made.nodes if node.kind == "measure"}
+    assert [node.kind for node in made.nodes].count("measure") == 3 and set(looked_at) == {"draw", "image"}
+    assert looked_at["draw"].params == {"count": 4} and looked_at["image"].params == {"count": 1}
+    assert looked_at["image"].inputs["picture"].node.name == "r:image[pictures]"  # and not the class's
+    assert looked_at["image"].hints["model"] == str(folder / "own" / "model.onnx")
+    assert evaluate.inputs["losses"].take is Take.LAST and evaluate.inputs["validation"].take is Take.FIRST
+    assert {"tags", "seen.off", "features.off", "seen.on", "features.on", "seen.0", "features.0"} <= set(
+        evaluate.inputs
+    )
+    assert [o.file for o in made.outputs if o.value.node is evaluate] == ["evaluation.json"]
+    (sidecar,) = [node for node in made.nodes if node.kind == "sidecar"]
+    assert sidecar.inputs["figures"].node is evaluate
+    plain = graph(folder, {**EVALUATED, "evaluate.count": 0})
+    assert not {"measure", "evaluate"} & {node.kind for node in plain.nodes}
+    off_only = graph(folder, {**EVALUATED, "sample.strengths": [0.0]})
+    (alone,) = [node for node in off_only.nodes if node.kind == "evaluate"]
+    assert "seen.off" in alone.inputs and "seen.on" not in alone.inputs
+
+
+def test_the_tagger_of_an_evaluation_is_its_own_or_the_recipe_s_or_the_base_s(folder: Path) -> None:
+    def models(changes: dict[str, object]) -> set[str]:
+        made = graph(folder, {"evaluate.count": 1, **changes})
+        return {Path(str(n.hints["model"])).parent.name for n in made.nodes if n.kind == "measure"}
+
+    assert models({"tagger.model": "theirs"}) == {"theirs"}
+    assert models({"tagger.model": "theirs", "evaluate.tagger": "own"}) == {"own"}
+    assert models({"train.base": "builtin:mini"}) == {"tagger"}
+    with pytest.raises(InputError, match=r"r.toml:\d+: .*evaluate.tagger"):
+        models({})
+
+
 def test_paths_are_in_no_key(folder: Path, tmp_path: Path, tiny_base: Path) -> None:
     """The same project in another folder is the same graph, but for where its files lie."""
     for name in ("pictures", "class"):
@@ -368,7 +426,7 @@ def test_every_input_names_an_output_of_the_kind_it_comes_from(folder: Path) -> 
     from lorac.kinds.registry import KINDS, SCANNERS
 
     kinds: dict[str, Any] = {**KINDS, **SCANNERS}
-    made = graph(folder, {"tagger.model": "builtin:mini"})
+    made = graph(folder, {"tagger.model": "builtin:mini", **EVALUATED, "validation.split": 0.5})
     for node in made.nodes:
         for port, source in [*node.inputs.items(), *((o.file, o.value) for o in made.outputs if o.value.node is node)]:
             of = kinds[source.node.kind]
@@ -395,22 +453,37 @@ def test_what_does_not_go_with_what_the_base_says_is_refused(folder: Path, setti
         graph(folder, {f"loss.{setting}": True})
 
 
-@pytest.mark.parametrize(
-    ("wanted", "strengths", "column"),
-    [
-        (None, [0.5, 0.7, 1.0], 1.0),
-        (None, [1.0, 0.5], 1.0),
-        (0.7, [0.5, 0.7, 1.0], 0.7),
-        (0.75, [0.5, 1.0], 1.0),
-        (0.6, [0.5, 1.0], 0.5),
-        (0.7, [0.0], 0.0),
-    ],
-)
-def test_the_preview_is_drawn_at_the_strength_that_web_uis_insert(
-    folder: Path, wanted: float | None, strengths: list[float], column: float
-) -> None:
-    settings: dict[str, object] = {"sample.strengths": strengths}
-    made = graph(folder, settings if wanted is None else settings | {"output.preferred_weight": wanted})
-    (params,) = (node.params for node in made.nodes if node.kind == "sample")
-    columns: Any = params["strengths"]
-    assert columns[params["preview"]] == column
+def test_pictures_without_the_lora_and_with_it_are_nodes_of_their_own(folder: Path) -> None:
+    """Prompts-major; 0 is drawn always, and by the node that knows no LoRA."""
+    prompts = ["a girl", {"prompt": "a boy", "negative": "hat"}]
+    made = graph(folder, {"sample.prompts": prompts, "sample.strengths": [0.5, 0, 1.0], **EVALUATED})
+    off, on = (node for node in made.nodes if node.kind == "draw")
+    texts: list[dict[str, object]] = [{"prompt": "a girl", "negative": ""}, {"prompt": "a boy", "negative": "hat"}]
+    assert [dict(item) for item in off.items] == texts
+    assert [dict(item) for item in on.items] == [{**text, "strength": s} for text in texts for s in (0.5, 1.0)]
+    assert "lora" not in off.inputs and on.inputs["lora"].take is Take.LAST
+    assert off.params == on.params and off.params["count"] == 4
+    ports = {port: source for port, source in on.inputs.items() if port != "lora"}
+    assert ports == off.inputs and ports.keys() == {"unet", "vae", "text"}
+    (only,) = (node for node in graph(folder, {"sample.strengths": [0]}).nodes if node.kind == "draw")
+    assert "lora" not in only.inputs and only.params["count"] == 1
+
+
+@pytest.mark.parametrize("setting", ["train.learning_rate", "network.alpha"])
+def test_recipes_on_one_base_share_the_pictures_without_a_lora(folder: Path, setting: str) -> None:
+    graph(folder, {})
+    child = f'extends = "r.toml"\nmatrix = {{"{setting}" = [0.25, 0.5]}}\n'
+    (folder / "s.toml").write_text(child, encoding="utf-8")
+    recipes = load([folder / "r.toml", folder / "s.toml"])
+    drawn = [node for node in lower(recipes).nodes if node.kind == "draw"]
+    assert len(recipes) == 3
+    assert [("lora" in node.inputs) for node in drawn] == [False, True, True, True]
+
+
+def test_the_sidecar_has_a_picture_only_where_there_are_prompts(folder: Path) -> None:
+    plain, made = graph(folder, {"sample.prompts": []}), graph(folder, {})
+    for found, files in ((plain, {"r.json"}), (made, {"r.json", "r.png"})):
+        (sidecar,) = (node for node in found.nodes if node.kind == "sidecar")
+        assert {output.file for output in found.outputs if output.value.node is sidecar} == files
+        assert ({"off", "first"} <= sidecar.inputs.keys()) == ("r.png" in files)
+    assert not [node for node in plain.nodes if node.kind == "draw"]

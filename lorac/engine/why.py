@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from lorac.digest import Digest, Manifest, split
 from lorac.engine.forecast import Forecast, Outlook
-from lorac.engine.wording import differences, listed, padded, width
+from lorac.engine.wording import differences, listed, padded, shown, width
 from lorac.graph.nodes import Graph, Node
 from lorac.store.blobs import BlobMissing, Store
 from lorac.store.ledger import Last
@@ -104,6 +104,8 @@ class _Explanation:
         difference = new.difference(old)
         if any(name.startswith("found ") for name, _, _ in difference):
             found += _files(dict(old.fields), dict(new.fields), self.store)
+        if any(name.startswith("item ") for name, _, _ in difference):
+            found += _items(old, new)
         for name, before, after in difference:
             area, _, port = name.partition(" ")
             if area in ("input", "each", "column"):
@@ -111,7 +113,7 @@ class _Explanation:
                 found.append(f"{self._source(node, port)} changed{count}")
             elif name == "version":
                 found.append(f"lorac's code for this kind changed: version {before} → {after}")
-            elif area != "found":
+            elif area not in ("found", "item"):
                 found += _settings(name, before, after)
         return found if len(found) <= SHOWN + 1 else [*found[:SHOWN], f"and {len(found) - SHOWN} more"]
 
@@ -149,17 +151,37 @@ def _settings(name: str, before: str | None, after: str | None) -> Iterator[str]
     if (before or after or "").startswith("table of "):
         return  # the entries have fields of their own
     place = name.removeprefix("params.").removeprefix("sections.").removeprefix("settings.")
-    if name.startswith("item "):  # the recipe's own items are prompts, and people count from 1
-        number, _, key = name.removeprefix("item ").partition(".")
-        if key == "number":  # or pictures to generate
-            yield f"picture {int(number) + 1}: {'new' if before is None else 'left out'}"
-            return
-        place = f"sample prompt {int(number) + 1}" + (f", {key}" if key else "")
     if before is None or after is None:
         text = differences(before or "(absent)", after or "(absent)", place)
     else:
         text = differences(before, after, place)
     yield from (f"{where}: {old} → {new}" for where, old, new in text)
+
+
+def _items(old: Manifest, new: Manifest) -> Iterator[str]:
+    """What became of the recipe's own items, such as prompts: by what they are, as their numbers shift."""
+    before, after = _counted(old), _counted(new)
+    yield from (f"added: {text}" for text in (after - before).elements())
+    yield from (f"removed: {text}" for text in (before - after).elements())
+    if before == after:
+        yield "another order"
+
+
+def _counted(manifest: Manifest) -> Counter[str]:
+    """Each item in words, such as `prompt "1girl", strength 0.5`, or `picture 3` of those that are only numbered.
+
+    An empty text is not mentioned, and people count from 1.
+    """
+    items: dict[str, list[str]] = {}
+    for name, value in manifest.fields:
+        number, _, key = name.partition(".")
+        if number.startswith("item "):
+            parts = items.setdefault(number, [])
+            if key == "number":
+                parts.append(f"picture {int(value) + 1}")
+            elif key and value != '""':
+                parts.append(f"{key} {shown(value)}")
+    return Counter(", ".join(parts) for parts in items.values())
 
 
 def _files(old: Mapping[str, str], new: Mapping[str, str], store: Store) -> list[str]:

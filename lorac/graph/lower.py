@@ -1,10 +1,10 @@
 """From checked recipes to the build graph.
 
     source ─▶ image ─┬─────────────▶ bucket ─┐
-       │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ report
+       │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ sidecar, report
        ├────▶ caption ─▶ tokens ─────────────┘                 │        ▲
        └ tag ─────┘                                            │        │
-    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample, validate
+    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ draw, validate ─▶ measure ─▶ evaluate ─▶ sidecar
 
 Where a set of pictures is to be generated, `generate` stands in place of `source`.
 
@@ -28,6 +28,7 @@ from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.collection import Collection
+from lorac.recipe.fields import BUILTIN_BASE, BUILTIN_TAGGER
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.rules_train import contradictions
 from lorac.recipe.schema import PATHS, read_by
@@ -53,6 +54,21 @@ class Pictures:
     latent: Node
     flipped: Node | None = None
     """The latents of the mirrored pictures."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The nodes that draw the sample prompts: without the LoRA, and with it, prompts-major, at each other strength."""
+
+    off: Node
+    on: Node | None
+    """Nothing where 0 is the only strength."""
+
+    def inputs(self) -> dict[str, Input]:
+        """Ports of whoever shows pictures: sheets, and the first picture of each."""
+        outputs = {"": "sheet", "_first": "first"}
+        ports = {f"off{port}": Input(self.off, output) for port, output in outputs.items()}
+        return ports | ({output: Input(self.on, output) for output in outputs.values()} if self.on else {})
 
 
 def lower(recipes: Sequence[Recipe], collections: Sequence[Collection] = ()) -> Graph:
@@ -105,19 +121,23 @@ class _Lowering:
         schedule = self._schedule(sets, held_out)
         train = self._train(sets, schedule, weights)
         export = self._export(sets, schedule, train, base)
-        sample = self._sample(train, weights) if self.recipe.sample.prompts else None
+        drawn = self._draw(train, weights) if self.recipe.sample.prompts else None
         validate = self._validate(schedule, train, held_out) if held_out or self.recipe.validation.split else None
-        report = self._report(sets, schedule, train, sample, validate)
+        evaluate = self._evaluate(sets, drawn, validate) if drawn and self.recipe.evaluate.count else None
+        sidecar = self._sidecar(export, drawn, Input(evaluate, "figures") if evaluate else None)
+        report = self._report(sets, schedule, train, drawn, validate)
         name = self.recipe.name
         for file, value in [
             (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
             (f"{name.replace('{', '{{').replace('}', '}}')}-{{n:06d}}.safetensors", Input(export, "lora")),
-            (f"{name}.json", Input(export, "sidecar", Take.LAST)),
-            *([(f"{name}.png", Input(sample, "preview", Take.FIRST))] if sample else []),
+            (f"{name}.json", Input(sidecar, "json")),
+            *([(f"{name}.png", Input(sidecar, "preview"))] if drawn else []),
             ("report.html", Input(report, "html")),
+            *([("evaluation.json", Input(evaluate, "figures"))] if evaluate else []),
         ]:
             self.graph.outputs.append(Output(name, file, value, self.recipe.train.save_every_n_epochs or 1))
-        return Parts(self._about(sets), train)
+        off, on = (drawn.off, drawn.on) if drawn else (None, None)
+        return Parts(self._about(sets), train, on, off, evaluate)
 
     def _add(
         self,
@@ -221,21 +241,11 @@ class _Lowering:
         settings = self.recipe.tagger
         if settings.model is None or not folder.asks_tagger:
             return {}, {}, {}
-        at = tagger_folder(settings.model)
-        model, names = str(at / MODEL), str(at / TAGS)
-        tagger = self._add("tagger", {}, hints={"path": model, "sha256": settings.sha256})
-        vocabulary = self._add("vocabulary", {}, hints={"path": names})
-        shared = {"tags": Input(vocabulary, "file")}
+        inputs, hints = self._tagger_files(settings.model, settings.sha256)
         each = {port: Input(source, port, Take.EACH) for port in ("picture", "caption")}
-        tag = self._add(
-            "tag",
-            {},
-            {**each, "model": Input(tagger, "file"), **shared},
-            label=label,
-            hints={"model": model, "tags": names},
-        )
-        seen = {"probabilities": Input(tag, "probabilities", Take.EACH), **shared}
-        return {"thresholds": dict(thresholds(settings))}, seen, {"tags": names}
+        tag = self._add("tag", {}, {**each, **inputs}, label=label, hints=hints)
+        seen = {"probabilities": Input(tag, "probabilities", Take.EACH), "tags": inputs["tags"]}
+        return {"thresholds": dict(thresholds(settings))}, seen, {"tags": hints["tags"]}
 
     def _read_by(self, node: str) -> dict[str, Value]:
         """The recipe's values that a node kind reads as they stand, by section: what `schema.key(nodes=…)` says."""
@@ -290,7 +300,7 @@ class _Lowering:
         limits = bucketing(recipe, self.facts)
         params: dict[str, Value] = {
             "name": recipe.name,
-            "sections": {**self._settings(), "output": msgspec.to_builtins(recipe.output)},
+            "sections": {**self._settings(), "output": self._output()},
             "folders": [{**self._folder(s), "trigger": s.folder.trigger} for s in sets],
             "resolution": limits["resolution"],
             "bucket_sides": (limits["smallest"], limits["largest"]),
@@ -308,26 +318,88 @@ class _Lowering:
             inputs[f"bucket.{number}"] = Input(pictures.image, "bucket")
         return self._add("export", params, inputs)
 
-    def _sample(self, train: Node, weights: Node) -> Node:
+    def _draw(self, train: Node, weights: Node) -> Drawn:
         sample = self.recipe.sample
         resolution = training_resolution(self.recipe, self.facts)
         params: dict[str, Value] = {
-            "strengths": self._strengths(),
-            "preview": self._preview(),
-            **self._read_by("sample"),
+            "count": max(1, self.recipe.evaluate.count),
+            **self._read_by("draw"),
             "width": sample.width or resolution,
             "height": sample.height or resolution,
             "clip_skip": self._clip_skip(),
             "prediction": self._prediction(),
         }
-        inputs = {
-            "lora": Input(train, "lora", Take.LAST),
-            **{part: Input(weights, part) for part in ("unet", "vae", "text")},
+        prompts, strengths = self._prompts(), self._strengths()
+        inputs = {part: Input(weights, part) for part in ("unet", "vae", "text")}
+        off = self._add("draw", params, inputs, label="off", items=tuple(prompts))
+        if not strengths:
+            return Drawn(off, None)
+        items = tuple({**prompt, "strength": strength} for prompt in prompts for strength in strengths)
+        return Drawn(off, self._add("draw", params, {"lora": Input(train, "lora", Take.LAST), **inputs}, items=items))
+
+    def _sidecar(self, export: Node, drawn: Drawn | None, figures: Input | None = None) -> Node:
+        """`figures`: those of the evaluation, if there is one."""
+        params: dict[str, Value] = {**self._read_by("sidecar"), **({"strengths": self._strengths()} if drawn else {})}
+        inputs = {"facts": Input(export, "facts", Take.LAST)}
+        if drawn:
+            inputs["off"] = Input(drawn.off, "first", Take.FIRST)
+        if drawn and drawn.on:
+            inputs["first"] = Input(drawn.on, "first")
+        if figures:
+            inputs["figures"] = figures
+        return self._add("sidecar", params, inputs)
+
+    def _evaluate(self, sets: Sequence[Pictures], drawn: Drawn, validate: Node | None) -> Node:
+        """Raises InputError if there is no tagger that could look at the pictures."""
+        recipe = self.recipe
+        sources = [pictures for pictures in sets if not pictures.regularisation]
+        params: dict[str, Value] = {
+            **msgspec.to_builtins(
+                {name: getattr(recipe.evaluate, name) for name in ("count", "threshold", "character")}
+            ),
+            "prompts": self._prompts(),
+            "strengths": self._strengths(),
+            "sources": [
+                {"trigger": recipe.rules(s.folder).trigger, "exclude": recipe.rules(s.folder).exclude} for s in sources
+            ],
+            "preferred_weight": recipe.output.preferred_weight,
         }
-        return self._add("sample", params, inputs, items=tuple(self._prompts()))
+        tagger, hints = self._judge()
+        inputs = {"tags": tagger["tags"]}
+        shown = [("off", recipe.evaluate.count, Input(drawn.off, "sheet", Take.EACH), "off")]
+        if drawn.on:
+            shown.append(("on", recipe.evaluate.count, Input(drawn.on, "sheet", Take.EACH), ""))
+        for number, s in enumerate(sources):
+            shown.append((str(number), 1, Input(s.image, "pixels", Take.EACH), s.label))
+        for port, count, picture, label in shown:
+            each = {"picture": picture, **tagger}
+            measure = self._add("measure", {"count": count}, each, label=label, hints=hints)
+            inputs |= {f"{output}.{port}": Input(measure, output) for output in ("seen", "features")}
+        if validate:
+            inputs |= {"losses": Input(validate, "losses", Take.LAST), "validation": validate.inputs["validation"]}
+        return self._add("evaluate", params, inputs, hints={"tags": hints["tags"]})
+
+    def _judge(self) -> tuple[dict[str, Input], dict[str, Value]]:
+        """The tagger that looks at what was drawn: (inputs, hints)."""
+        recipe = self.recipe
+        model = recipe.evaluate.tagger or recipe.tagger.model
+        if model is None and recipe.train.base != BUILTIN_BASE:
+            remedy = "set evaluate.tagger to a folder with model.onnx and selected_tags.csv, or evaluate.count to 0"
+            cause = "there is no tagger that knows what this base draws"
+            raise InputError([Problem(recipe.where("evaluate.count"), cause, remedy)])
+        sha256 = None if recipe.evaluate.tagger else recipe.tagger.sha256
+        return self._tagger_files(model or BUILTIN_TAGGER, sha256)
+
+    def _tagger_files(self, model: str, sha256: str | None) -> tuple[dict[str, Input], dict[str, Value]]:
+        """(inputs, hints) of a node that runs a tagger."""
+        at = tagger_folder(model)
+        path, names = str(at / MODEL), str(at / TAGS)
+        tagger = self._add("tagger", {}, hints={"path": path, "sha256": sha256})
+        vocabulary = self._add("vocabulary", {}, hints={"path": names})
+        return {"model": Input(tagger, "file"), "tags": Input(vocabulary, "file")}, {"model": path, "tags": names}
 
     def _prompts(self) -> list[dict[str, Value]]:
-        """Prompt and negative of every row of the sample grid."""
+        """Prompt and negative of every row of the report's grid."""
         prompts = cast("tuple[Prompt, ...]", self.recipe.sample.prompts)  # loading leaves no plain strings
         return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in prompts]
 
@@ -348,7 +420,7 @@ class _Lowering:
         return self._add("validate", params, inputs)
 
     def _report(
-        self, sets: Sequence[Pictures], schedule: Node, train: Node, sample: Node | None, validate: Node | None
+        self, sets: Sequence[Pictures], schedule: Node, train: Node, drawn: Drawn | None, validate: Node | None
     ) -> Node:
         recipe = self.recipe
         params: dict[str, Value] = {
@@ -357,14 +429,14 @@ class _Lowering:
             "comment": recipe.output.comment,
             "folders": [self._folder(pictures) for pictures in sets],
             "settings": {**self._settings(), "sample": msgspec.to_builtins(recipe.sample)},
-            "prompts": self._prompts() if sample else [],
-            "strengths": self._strengths(),
+            "prompts": self._prompts() if drawn else [],
+            "strengths": [0.0, *self._strengths()],
         }
         inputs = {
             "losses": Input(train, "losses"),
             "slice": Input(schedule, "slice"),
             "summary": Input(schedule, "summary"),
-            **({"row": Input(sample, "row")} if sample else {}),
+            **(drawn.inputs() if drawn else {}),
             **({"validation": Input(validate, "losses")} if validate else {}),
         }
         for number, pictures in enumerate(sets):
@@ -384,6 +456,11 @@ class _Lowering:
             "strengths": [strength for strength in self.recipe.sample.strengths if strength],
         }
 
+    def _output(self) -> dict[str, Value]:
+        """[output] as far as it is in the LoRA's file."""
+        values: dict[str, Value] = msgspec.to_builtins(self.recipe.output)
+        return {name: value for name, value in values.items() if ("output", name) not in read_by("sidecar")}
+
     def _settings(self) -> dict[str, Value]:
         """The recipe's sections that say how a LoRA is made; of a path only the name counts."""
         sections = ("caption", "tagger", "network", "train", "loss", "validation")
@@ -398,19 +475,9 @@ class _Lowering:
         folder = pictures.folder
         return {"name": pictures.label, "repeats": folder.repeats, "regularisation": pictures.regularisation}
 
-    def _strengths(self) -> list[Value]:
-        """The columns of the sample grid: off, then the recipe's."""
-        return list(self._columns())
-
-    def _columns(self) -> list[float]:
-        return [0.0, *(strength for strength in self.recipe.sample.strengths if strength)]
-
-    def _preview(self) -> int:
-        """The column that web UIs show: the one nearest to the strength that they insert, or else the strongest."""
-        wanted, columns = self.recipe.output.preferred_weight, self._columns()
-        if wanted is None:
-            return columns.index(max(columns))
-        return min(range(len(columns)), key=lambda i: (abs(columns[i] - wanted), -columns[i]))
+    def _strengths(self) -> list[float]:
+        """The recipe's, without 0, which is drawn always."""
+        return [strength for strength in self.recipe.sample.strengths if strength]
 
     def _clip_skip(self) -> int:
         return self.recipe.train.clip_skip or self.facts.clip_skip

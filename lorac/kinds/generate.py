@@ -25,7 +25,7 @@ OUTPUTS = ("picture", "caption", "name")
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
-    from lorac.studio import png
+    from lorac.sheet import png
 
     indices = {int(str(item.params["number"])): item.index for item in work.items}
     pictures = _transparent(work, list(indices)) if work.params.get("transparent") else _drawn(work, list(indices))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "report"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.ONE
 POOL = "cpu"
 OUTPUTS = ("html",)
@@ -43,8 +43,8 @@ def run(work: Work) -> Iterable[Made | Failed]:
         ],
         pictures=[picture for number in range(len(params["folders"])) for picture in _pictures(work, number)],
         rows=[
-            Row(prompt["prompt"], prompt["negative"], work.read(row))
-            for prompt, row in zip(params["prompts"], work.columns.get("row", ()), strict=True)
+            Row(prompt["prompt"], prompt["negative"], row)
+            for prompt, row in zip(params["prompts"], _rows(work), strict=True)
         ],
         strengths=params["strengths"] if params["prompts"] else (),
         losses=[loss for digest in work.columns["losses"] for loss in _losses(work.read(digest))],
@@ -56,6 +56,16 @@ def run(work: Work) -> Iterable[Made | Failed]:
         summary=_summary(work),
     )
     yield Made(0, {"html": page(report)})
+
+
+def _rows(work: Work) -> Iterable[bytes]:
+    """Of each prompt a strip: the first picture without the LoRA, then the one at each strength."""
+    from lorac.sheet import joined, opened
+
+    with_lora, each = work.columns.get("first", ()), len(work.params["strengths"]) - 1
+    for number, off in enumerate(work.columns.get("off_first", ())):
+        shown = [off, *with_lora[number * each : (number + 1) * each]]
+        yield joined([opened(work.read(digest)) for digest in shown])
 
 
 def _pictures(work: Work, number: int) -> Iterable[Picture]:
