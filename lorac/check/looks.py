@@ -1,0 +1,164 @@
+"""What rules can see of a picture's pixels: what is cut out, where the figure stands, what it is a copy of.
+
+A picture is read once, in threads, and looked at in small: a figure's place needs no detail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from os import cpu_count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorac.kinds.image import HIDDEN, Refused, header, layers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+SMALL = 96
+"""Longest side, about, at which a figure is looked for."""
+HASHED = 16
+"""Rows and columns of the difference hash; 8 are usual, too few for drawings of one character."""
+SAME_BITS, SAME_GREY = 16, 4.0
+"""Copies differ in at most so many of the hash's 256 bits, and by at most so many grey levels of 255 on average."""
+NEAR = 24
+"""How far a channel (0 to 255) may be from the background's colour and still be background."""
+PLAIN = 0.95
+"""Share of the upper border that has one colour where a background is plain."""
+NOTHING = 0.01
+"""A picture of which less than this share is opaque shows nothing."""
+
+Progress = Callable[[int, int], None]
+"""Called with (pictures read, pictures in all)."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Of one picture. `cut_out`: it has transparent pixels; `shown` is the share of opaque ones.
+
+    `box` holds the figure as (left, top, right, bottom), and `centre` is where its middle lies from left to right, all
+    as shares of the picture; None where figure and background cannot be told apart. `ratio` is width by height, `grey`
+    are HASHED rows of HASHED + 1 grey values on white, and `hash` is `difference_hash` of them.
+    """
+
+    cut_out: bool
+    shown: float
+    box: tuple[float, float, float, float] | None
+    centre: float | None
+    ratio: float
+    grey: bytes
+    hash: int
+
+    @property
+    def empty(self) -> bool:
+        """Transparent all over."""
+        return self.shown < NOTHING
+
+    def copies(self, other: Look) -> bool:
+        """Whether two pictures are the same but for compression, size or a small retouch."""
+        if (self.hash ^ other.hash).bit_count() > SAME_BITS:
+            return False
+        return sum(abs(a - b) for a, b in zip(self.grey, other.grey, strict=True)) <= SAME_GREY * len(self.grey)
+
+
+@dataclass
+class Looks:
+    """All looks of one call of `lorac check`, so that the points of a matrix read a picture once between them."""
+
+    progress: Progress | None = None
+    _known: dict[str, Look | None] = field(default_factory=dict)
+
+    def of(self, paths: Iterable[str]) -> dict[str, Look]:
+        """The looks of picture files by path; what cannot be read is left out, L013 and the build name it."""
+        wanted = list(dict.fromkeys(paths))
+        missing = [path for path in wanted if path not in self._known]
+        with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
+            for done, (path, seen) in enumerate(zip(missing, pool.map(_look, missing), strict=True), 1):
+                self._known[path] = seen
+                if self.progress is not None:
+                    self.progress(done, len(missing))
+        return {path: seen for path in wanted if (seen := self._known[path]) is not None}
+
+
+def may_be_transparent(path: str) -> bool:
+    """Whether the header of a picture speaks of an alpha channel; false for what is no picture."""
+    try:
+        return header(path)[1]
+    except Refused:
+        return False
+
+
+def _look(path: str) -> Look | None:
+    """Reads and decodes a file, some 5 ms at 512 x 512; most of it outside Python's lock."""
+    try:
+        colours, opacity = layers(Path(path).read_bytes(), HIDDEN)
+    except (Refused, OSError):
+        return None
+    return look(colours, opacity)
+
+
+def look(colours: Image, opacity: Image | None) -> Look:
+    """The look of an RGB picture with its 8-bit alpha channel, None if opaque. `colours` is painted over."""
+    import numpy as np
+    from PIL.Image import Resampling
+
+    ratio = colours.width / colours.height
+    factor = max(1, -(-max(colours.size) // SMALL))
+    small = colours.reduce(factor)
+    if opacity is None:
+        figure, shown = _on_plain(np.asarray(small)), 1.0
+    else:
+        clear = opacity.reduce(factor)
+        figure = np.asarray(clear) >= 128
+        shown = float(figure.mean())
+        colours.paste("white", mask=opacity.point(lambda value: 255 - value))
+    box, centre = (None, None) if figure is None or not figure.any() else _place(figure)
+    grey = colours.convert("L").resize((HASHED + 1, HASHED), Resampling.BOX).tobytes()
+    return Look(opacity is not None, shown, box, centre, ratio, grey, difference_hash(grey))
+
+
+def _on_plain(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+    """Which pixels are no background, if the upper border says that there is a plain one.
+
+    The lower border is not asked: figures stand on it.
+    """
+    import numpy as np
+
+    half = len(pixels_HWC) // 2
+    border_NC = np.concatenate([pixels_HWC[0], pixels_HWC[:half, 0], pixels_HWC[:half, -1]]).astype(np.int16)
+    colour_C = np.median(border_NC, axis=0)
+    if (np.abs(border_NC - colour_C).max(axis=1) <= NEAR).mean() < PLAIN:
+        return None
+    distance_HW: NDArray[np.float64] = np.abs(pixels_HWC.astype(np.int16) - colour_C).max(axis=2)
+    return distance_HW > NEAR
+
+
+def _place(figure_HW: NDArray[np.bool_]) -> tuple[tuple[float, float, float, float], float]:
+    """The box around the figure and the mean of its pixels' columns, as shares of the picture."""
+    import numpy as np
+
+    height, width = figure_HW.shape
+    rows, columns = np.flatnonzero(figure_HW.any(axis=1)), np.flatnonzero(figure_HW.any(axis=0))
+    left, right = columns[0] / width, (columns[-1] + 1) / width
+    top, bottom = rows[0] / height, (rows[-1] + 1) / height
+    weights = figure_HW.sum(axis=0)
+    centre = float((weights * (np.arange(width) + 0.5)).sum() / weights.sum() / width)
+    return (float(left), float(top), float(right), float(bottom)), centre
+
+
+def difference_hash(grey: Sequence[int]) -> int:
+    """Krawetz's dHash ("Kind of Like That", 2013) of HASHED rows of HASHED + 1 grey values.
+
+    A bit for each pair of neighbours in a row: whether the left one is brighter. The first pair is the highest bit.
+    """
+    bits = 0
+    for start in range(0, len(grey), HASHED + 1):
+        row = grey[start : start + HASHED + 1]
+        for left, right in pairwise(row):
+            bits = bits << 1 | (left > right)
+    return bits

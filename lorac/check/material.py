@@ -1,0 +1,181 @@
+"""What a rule looks at: the recipe, its pictures with their captions, and what follows from both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import cast
+
+from lorac.captions import split_tags
+from lorac.check import words
+from lorac.check.looks import Look, Looks, may_be_transparent
+from lorac.dataset import Captioned, Folder
+from lorac.graph.lower import bucketing
+from lorac.kinds.image import Bucketing, Refused, header
+from lorac.listing import shown_path
+from lorac.recipe import arithmetic
+from lorac.recipe.base import base_facts
+from lorac.recipe.buckets import Size
+from lorac.recipe.recipe import Recipe
+from lorac.recipe.sections.output import Prompt
+
+HEAD_WIDTH, HEAD_FILL, HEAD_BOTTOM = 0.8, 0.55, 0.98
+"""A cut-out that is at least so wide for its height, fills so much of its box and ends above the lower border is a
+head. Heads of lorac.mini are 1.0 to 1.1 wide and fill 0.62 to 0.75; figures down to the feet are 0.48 to 0.67 wide, and
+those that are cut off stand on the border."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A picture's size, the size it is scaled to and the bucket it is cropped to, all (width, height) in pixels."""
+
+    size: Size
+    scaled: Size
+    bucket: Size
+
+
+@dataclass(frozen=True)
+class Material:
+    """One recipe. `sets` are its folders, sources first; those that the base is to draw have no pictures yet."""
+
+    recipe: Recipe
+    sets: Sequence[Folder]
+    seen: Looks = field(default_factory=Looks)
+
+    @cached_property
+    def sources(self) -> list[Folder]:
+        return [folder for folder in self.sets if not folder.regularisation]
+
+    @cached_property
+    def regularisation(self) -> list[Folder]:
+        return [folder for folder in self.sets if folder.regularisation]
+
+    @cached_property
+    def pictures(self) -> list[Captioned]:
+        """Those to learn from."""
+        return [captioned for folder in self.sources for captioned in folder.pictures]
+
+    @cached_property
+    def samples(self) -> int:
+        """Training samples of an epoch."""
+        return sum(len(folder.pictures) * folder.spec.repeats for folder in self.sources)
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Regularisation pictures of an epoch, numbered through all folders, one for each sample."""
+        repeats = [folder.spec.repeats for folder in self.regularisation for _ in range(picture_count(folder))]
+        return arithmetic.regularisation_order(repeats, self.samples)
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """What the pictures to learn from look like, by path."""
+        return self.seen.of(captioned.picture.path for captioned in self.pictures)
+
+    def transparent(self, folder: Folder) -> dict[str, Look]:
+        """Those pictures of a folder, by path, that have transparent parts; headers say which ones to read."""
+        paths = [captioned.picture.path for captioned in folder.pictures]
+        looks = self.seen.of(path for path in paths if may_be_transparent(path))
+        return {path: look for path, look in looks.items() if look.cut_out}
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The sample prompts; loading leaves no plain strings."""
+        return cast("tuple[Prompt, ...]", self.recipe.sample.prompts)
+
+    @cached_property
+    def bucketing(self) -> Bucketing:
+        train = self.recipe.train
+        facts = base_facts(train.base, self.recipe.where("train.base"), train.vae)
+        return Bucketing(**bucketing(self.recipe, facts))  # type: ignore[arg-type]
+
+    @cached_property
+    def placed(self) -> dict[str, Placed]:
+        """How training and regularisation pictures fit into their buckets, by path; by their headers alone."""
+        found = {}
+        for folder in self.sets:
+            for path in (captioned.picture.path for captioned in folder.pictures):
+                try:
+                    size = header(path)[0]
+                    found[path] = Placed(size, *self.bucketing.place(*size))
+                except Refused:
+                    continue  # L013 and the build name it
+        return found
+
+    @cached_property
+    def length(self) -> arithmetic.Length:
+        """The length of the run; held-out pictures are counted as trained, and unusable ones not at all."""
+        square = (self.bucketing.resolution, self.bucketing.resolution)
+        buckets: Counter[Size] = Counter()
+        for folder in self.sources:
+            for place in self._buckets(folder):
+                buckets[place] += folder.spec.repeats
+        regularisation = [
+            place
+            for folder in self.regularisation
+            for place in ([square] * folder.spec.generate.count if folder.spec.generate else self._buckets(folder))
+        ]
+        buckets.update(regularisation[number] for number in self.order if number < len(regularisation))
+        train = self.recipe.train
+        accumulation = train.gradient_accumulation_steps
+        return arithmetic.run_length(buckets.values(), train.batch_size, accumulation, train.epochs, train.steps)
+
+    def _buckets(self, folder: Folder) -> list[Size]:
+        placed = (self.placed.get(captioned.picture.path) for captioned in folder.pictures)
+        return [place.bucket for place in placed if place is not None]
+
+    @cached_property
+    def heads_only(self) -> bool:
+        """Whether there is nothing to learn from but heads: see `shows_heads`."""
+        return bool(self.pictures) and all(map(self.shows_heads, self.sources))
+
+    def shows_heads(self, folder: Folder) -> bool:
+        """Whether each picture of a source is a head and no more.
+
+        No caption may name a framing, a pose or clothes. Where all are cut out, the cut-outs decide: each is compact
+        and ends above the lower border. Else each caption has to be there and to name something of a head.
+        """
+        told = [tags_of(captioned) for captioned in folder.pictures]
+        if any(words.shows_body(tags) for tags in told):
+            return False
+        looks = [self.looks[c.picture.path] for c in folder.pictures if c.picture.path in self.looks]
+        if looks and all(look.cut_out for look in looks):
+            return all(map(is_head, looks))
+        return all(map(words.shows_head, told))
+
+    @property
+    def strength(self) -> float:
+        """What the factors' product is multiplied by: alpha / dim, alpha / √dim of rsLoRA."""
+        network = self.recipe.network
+        return float(network.alpha / (network.dim**0.5 if network.rslora else network.dim))
+
+
+def tags_of(captioned: Captioned) -> list[str]:
+    """The tags as written, before the recipe's rules; none where there is no text file."""
+    return split_tags((captioned.raw or "").replace("\n", ","))
+
+
+def place_of(captioned: Captioned) -> str:
+    """The file that messages about a caption name."""
+    return shown_path(captioned.picture.caption_path or captioned.picture.path)
+
+
+def picture_count(folder: Folder) -> int:
+    """How many pictures a folder has, or will have when the base has drawn them."""
+    return folder.spec.generate.count if folder.spec.generate else len(folder.pictures)
+
+
+def is_head(look: Look) -> bool:
+    """Whether a cut-out is a head without a body, by its outline."""
+    if look.box is None:
+        return False
+    left, top, right, bottom = look.box
+    width, height = right - left, bottom - top
+    wide = width * look.ratio / height >= HEAD_WIDTH
+    return wide and look.shown / (width * height) >= HEAD_FILL and bottom <= HEAD_BOTTOM
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 picture`, `3 pictures`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
