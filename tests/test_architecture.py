@@ -33,6 +33,7 @@ ALLOWED = {
     "report": {"errors", "digest"},
     "tagger": {"area", "captions", "errors", "listing"},
     "mini": {"errors", "rng", "sd"},
+    "check": {"captions", "dataset", "errors", "graph", "kinds", "listing", "recipe", "tagger"},
 }
 # What may import the heavy packages at the top of a module: only what runs inside a kind.
 HEAVY_ALLOWED = {"area", "sd", "train", "mini", "kernels", "tagger"}

@@ -100,7 +100,7 @@ def spread(material: Material) -> Found:
     """
     for folder in material.sources:
         looks = [material.looks.get(captioned.picture.path) for captioned in folder.pictures]
-        centres = [look.centre for look in looks if look is not None and look.centre is not None]
+        centres = [look.figure.centre for look in looks if look is not None and look.figure is not None]
         left, right = sum(centre < LEFT for centre in centres), sum(centre > RIGHT for centre in centres)
         if len(centres) >= FEW and min(left, right) >= max(2, SPREAD * len(centres)):
             text = f"the figure is left of the middle in {left} and right of it in {right} of {len(centres)} pictures"

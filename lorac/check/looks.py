@@ -24,7 +24,7 @@ SMALL = 96
 """Longest side, about, at which a figure is looked for."""
 HASHED = 16
 """Rows and columns of the difference hash; 8 are usual, too few for drawings of one character."""
-SAME_BITS, SAME_GREY = 16, 4.0
+SAME_BITS, SAME_GREY = 26, 4.0
 """Copies differ in at most so many of the hash's 256 bits, and by at most so many grey levels of 255 on average."""
 NEAR = 24
 """How far a channel (0 to 255) may be from the background's colour and still be background."""
@@ -38,19 +38,29 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Figure:
+    """Where the figure is. `centre`: of its pixels, from left (0) to right (1). `bottom`: of its box, from the top (0).
+
+    `width` and `fill` say its shape: width by height of the box, and the share of the box that it covers.
+    """
+
+    centre: float
+    bottom: float
+    width: float
+    fill: float
+
+
+@dataclass(frozen=True)
 class Look:
     """Of one picture. `cut_out`: it has transparent pixels; `shown` is the share of opaque ones.
 
-    `box` holds the figure as (left, top, right, bottom), and `centre` is where its middle lies from left to right, all
-    as shares of the picture; None where figure and background cannot be told apart. `ratio` is width by height, `grey`
-    are HASHED rows of HASHED + 1 grey values on white, and `hash` is `difference_hash` of them.
+    `figure` is None where figure and background cannot be told apart. `grey` are HASHED rows of HASHED + 1 grey values
+    on white, and `hash` is `difference_hash` of them.
     """
 
     cut_out: bool
     shown: float
-    box: tuple[float, float, float, float] | None
-    centre: float | None
-    ratio: float
+    figure: Figure | None
     grey: bytes
     hash: int
 
@@ -107,19 +117,16 @@ def look(colours: Image, opacity: Image | None) -> Look:
     import numpy as np
     from PIL.Image import Resampling
 
-    ratio = colours.width / colours.height
     factor = max(1, -(-max(colours.size) // SMALL))
-    small = colours.reduce(factor)
     if opacity is None:
-        figure, shown = _on_plain(np.asarray(small)), 1.0
+        figure_HW, shown = _on_plain(np.asarray(colours.reduce(factor))), 1.0
     else:
-        clear = opacity.reduce(factor)
-        figure = np.asarray(clear) >= 128
-        shown = float(figure.mean())
+        figure_HW = np.asarray(opacity.reduce(factor)) >= 128
+        shown = float(figure_HW.mean())
         colours.paste("white", mask=opacity.point(lambda value: 255 - value))
-    box, centre = (None, None) if figure is None or not figure.any() else _place(figure)
+    figure = None if figure_HW is None or not figure_HW.any() else _figure(figure_HW)
     grey = colours.convert("L").resize((HASHED + 1, HASHED), Resampling.BOX).tobytes()
-    return Look(opacity is not None, shown, box, centre, ratio, grey, difference_hash(grey))
+    return Look(opacity is not None, shown, figure, grey, difference_hash(grey))
 
 
 def _on_plain(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
@@ -138,17 +145,15 @@ def _on_plain(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     return distance_HW > NEAR
 
 
-def _place(figure_HW: NDArray[np.bool_]) -> tuple[tuple[float, float, float, float], float]:
-    """The box around the figure and the mean of its pixels' columns, as shares of the picture."""
+def _figure(figure_HW: NDArray[np.bool_]) -> Figure:
     import numpy as np
 
-    height, width = figure_HW.shape
     rows, columns = np.flatnonzero(figure_HW.any(axis=1)), np.flatnonzero(figure_HW.any(axis=0))
-    left, right = columns[0] / width, (columns[-1] + 1) / width
-    top, bottom = rows[0] / height, (rows[-1] + 1) / height
-    weights = figure_HW.sum(axis=0)
-    centre = float((weights * (np.arange(width) + 0.5)).sum() / weights.sum() / width)
-    return (float(left), float(top), float(right), float(bottom)), centre
+    height, width = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+    counts = figure_HW.sum(axis=0)
+    centre = (counts * (np.arange(len(counts)) + 0.5)).sum() / counts.sum() / len(counts)
+    bottom, fill = (rows[-1] + 1) / len(figure_HW), counts.sum() / (width * height)
+    return Figure(float(centre), float(bottom), float(width / height), float(fill))
 
 
 def difference_hash(grey: Sequence[int]) -> int:

@@ -10,7 +10,7 @@ from typing import cast
 
 from lorac.captions import split_tags
 from lorac.check import words
-from lorac.check.looks import Look, Looks, may_be_transparent
+from lorac.check.looks import Figure, Look, Looks, may_be_transparent
 from lorac.dataset import Captioned, Folder
 from lorac.graph.lower import bucketing
 from lorac.kinds.image import Bucketing, Refused, header
@@ -133,16 +133,18 @@ class Material:
     def shows_heads(self, folder: Folder) -> bool:
         """Whether each picture of a source is a head and no more.
 
-        No caption may name a framing, a pose or clothes. Where all are cut out, the cut-outs decide: each is compact
-        and ends above the lower border. Else each caption has to be there and to name something of a head.
+        No caption may name a framing, a pose or clothes. Each cut-out, and each figure before a plain background, has
+        to be compact and to end above the lower border. Pictures that are not cut out need captions, too, that name
+        something of a head; before a background that hides the outline, one such as "portrait".
         """
-        told = [tags_of(captioned) for captioned in folder.pictures]
-        if any(words.shows_body(tags) for tags in told):
+        return all(self._shows_head(tags_of(c), self.looks.get(c.picture.path)) for c in folder.pictures)
+
+    def _shows_head(self, tags: list[str], look: Look | None) -> bool:
+        if look is None or words.shows_body(tags):
             return False
-        looks = [self.looks[c.picture.path] for c in folder.pictures if c.picture.path in self.looks]
-        if looks and all(look.cut_out for look in looks):
-            return all(map(is_head, looks))
-        return all(map(words.shows_head, told))
+        if look.figure is None:
+            return not look.empty and words.is_close(tags)
+        return is_head(look.figure) and (look.cut_out or words.shows_head(tags))
 
     @property
     def strength(self) -> float:
@@ -166,14 +168,9 @@ def picture_count(folder: Folder) -> int:
     return folder.spec.generate.count if folder.spec.generate else len(folder.pictures)
 
 
-def is_head(look: Look) -> bool:
-    """Whether a cut-out is a head without a body, by its outline."""
-    if look.box is None:
-        return False
-    left, top, right, bottom = look.box
-    width, height = right - left, bottom - top
-    wide = width * look.ratio / height >= HEAD_WIDTH
-    return wide and look.shown / (width * height) >= HEAD_FILL and bottom <= HEAD_BOTTOM
+def is_head(figure: Figure) -> bool:
+    """Whether an outline is that of a head without a body."""
+    return figure.width >= HEAD_WIDTH and figure.fill >= HEAD_FILL and figure.bottom <= HEAD_BOTTOM
 
 
 def counted(count: int, noun: str) -> str:

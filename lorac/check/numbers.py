@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import accumulate
 
-from lorac.check.material import Material, counted, picture_count
+from lorac.check.material import Material, picture_count
 from lorac.check.rule import Found
 from lorac.recipe import arithmetic
 
@@ -77,9 +77,8 @@ def lonely_bucket(material: Material) -> Found:
     lonely = [bucket for bucket, count in buckets.items() if count == 1]
     if size > 1 and lonely and len(buckets) > 1:
         shown = ", ".join(f"{width}x{height}" for width, height in sorted(lonely)[:3])
-        text = (
-            f"{counted(len(lonely), 'bucket')} of {len(buckets)} hold a single picture ({shown}), so batches of {size}"
-        )
+        verb = "has" if len(lonely) == 1 else "have"
+        text = f"{len(lonely)} of {len(buckets)} buckets {verb} a single picture ({shown}), so batches of {size}"
         yield material.recipe.where("train.batch_size"), f"{text} show nothing else; crop it like the others"
 
 

@@ -185,8 +185,8 @@ def mixed_roles(material: Material) -> Found:
     for role, where, others in groups:
         found = [p for p in others if any(_same_bytes(p, mine) for mine in own[p.stat.st_size])]
         if found:
-            many = counted(len(found), f"{role} picture")
-            text = f"{many} are training pictures too, first {shown_path(found[0].path)}; take them out of one place"
+            many = f"{len(found)} of {counted(len(others), f'{role} picture')}"
+            text = f"{many} are training pictures, too, first {shown_path(found[0].path)}; take them out of one place"
             yield where, text
 
 

@@ -112,7 +112,10 @@ def mirrored_sides(material: Material) -> Found:
     if found:
         shown = ", ".join(f'"{tag}"' for tag, _ in found.most_common(3))
         many = sum(any(tag in found for tag in tags_of(c)) for c in material.pictures)
-        text = f"pictures are mirrored, but {counted(many, 'caption')} tell of sides: {shown}; take flip_aug out"
+        verb = "has" if many == 1 else "have"
+        text = (
+            f"pictures are mirrored, but {counted(many, 'caption')} {verb} tags of one side: {shown}; take flip_aug out"
+        )
         yield material.recipe.where("train.flip_aug"), text
 
 

@@ -161,7 +161,8 @@ def regularised_trigger(material: Material) -> Found:
         own += [frozenset(map(str.casefold, split_tags(folder.spec.caption or generate.prompt)))] if generate else []
         found = [tags & triggers for tags in own if tags & triggers]
         if found:
-            text = f'{counted(len(found), "caption")} of {folder.label} name the trigger "{min(found[0])}"; take it out'
+            many = counted(len(found), "caption")
+            text = f'the trigger "{min(found[0])}" is in {many} of {folder.label}; take it out'
             yield folder.spec.where, text
 
 

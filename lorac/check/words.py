@@ -66,6 +66,11 @@ def shows_head(tags: Iterable[str]) -> bool:
     return any(tag in _HEAD or tag.endswith(_HEAD_ENDS) for tag in map(str.casefold, tags))
 
 
+def is_close(tags: Iterable[str]) -> bool:
+    """Whether a tag says that the picture shows a head and no more."""
+    return any(tag.casefold() in _CLOSE for tag in tags)
+
+
 def changes(tag: str) -> bool:
     """Whether a tag names what shall differ from picture to picture: framing, pose, gaze, expression, background."""
     folded = tag.casefold()
