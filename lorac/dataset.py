@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorac.captions import decode_caption, joined
 from lorac.errors import InputError, Problem
+from lorac.kinds.generate import name
 from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.sd.tokenizer import Tokenizer
@@ -18,6 +20,17 @@ from lorac.wildcards import final, showings
 
 TAGGED = "(tagged when built)"
 """Stands for the tags of a picture that only the tagger knows."""
+
+
+def pictures_of(recipe: Recipe, spec: PictureSet) -> list[Picture]:
+    """The pictures of a set. Of those that are to be generated paths are only names: there are no files.
+
+    Raises InputError for a folder that cannot be read.
+    """
+    if spec.generate is None:
+        return pictures(spec.path, recipe.caption.extension, spec.where)
+    names = map(name, range(spec.generate.count))
+    return [Picture(name, f"{spec.path}/{name}", os.stat_result((0,) * 10)) for name in names]
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Captioned:
 
 @dataclass(frozen=True)
 class Folder:
-    """One source or regularisation folder."""
+    """One source or regularisation folder, or a set that is to be generated."""
 
     spec: PictureSet
     regularisation: bool
@@ -55,6 +68,11 @@ class Folder:
     @property
     def label(self) -> str:
         return Path(self.spec.path).name
+
+    @property
+    def files(self) -> tuple[Captioned, ...]:
+        """The pictures that are files: none of a set that is to be generated."""
+        return () if self.spec.generate else self.pictures
 
 
 def folders(recipe: Recipe) -> list[Folder]:
@@ -70,21 +88,22 @@ def folders(recipe: Recipe) -> list[Folder]:
 def _captioned(recipe: Recipe, spec: PictureSet, problems: list[Problem]) -> Iterator[Captioned]:
     rules = recipe.rules(spec)
     try:
-        found = pictures(spec.path, recipe.caption.extension, spec.where)
+        found = pictures_of(recipe, spec)
     except InputError as error:
         problems += error.problems
         return
+    asked = recipe.tagger.model is not None and spec.asks_tagger
     for picture in found:
+        written = picture.caption_path
+        tagged = asked and written is None
         try:
-            written = picture.caption_path
             raw = None if written is None else decode_caption(Path(written).read_bytes(), rules.wildcard)
-            text = final(rules, spec.caption or "" if raw is None else raw)
+            text = final(rules, raw if raw is not None else "" if tagged else spec.fallback)
             lines = showings(text, rules.separator, rules.wildcard)
         except (ValueError, OSError) as error:
             cause, _, remedy = str(error).partition("; ")
             problems.append(Problem(shown_path(written or picture.path), f"the caption {cause}", remedy))
             continue
-        tagged = raw is None and recipe.tagger.model is not None and not spec.caption
         yield Captioned(picture, raw, text, tuple(shown.tags for line in lines for shown in line), tagged)
 
 
@@ -96,11 +115,13 @@ def caption_lines(recipe: Recipe) -> list[str]:
     limit = recipe.train.max_token_length
     lines = [f"{recipe.name}: tokens (cut off at {limit}), picture, final caption"]
     for folder in folders(recipe):
-        for captioned in folder.pictures:
+        # Generated pictures have one caption, or captions that nobody knows yet.
+        for captioned in folder.files or folder.pictures[:1]:
             count, tags = captioned.longest()
             shown = "?" if captioned.tagged else str(count)
             first, *more = (joined([*captioned.tags, TAGGED]) if captioned.tagged else captioned.text).split("\n")
-            lines.append(f"{shown:>5}  {folder.label}/{captioned.picture.name}  {first}")
+            which = captioned.picture.name if folder.files else f"{len(folder.pictures)} pictures"
+            lines.append(f"{shown:>5}  {folder.label}/{which}  {first}")
             lines += [f"       or  {line}" for line in more]
             if count > limit:
                 kept = fitting(tags, limit)

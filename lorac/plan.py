@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lorac.dataset import pictures_of
 from lorac.graph.lower import bucketing, training_resolution
 from lorac.kinds.image import Bucketing, Refused, header
-from lorac.listing import Picture, pictures, shown_path
+from lorac.listing import Picture, shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.base import BaseFacts, base_facts
 from lorac.recipe.fields import BUILTIN_BASE
@@ -68,10 +69,9 @@ def lines(recipe: Recipe) -> list[str]:
 
 
 def _run(recipe: Recipe, facts: BaseFacts) -> Run:
-    train, extension = recipe.train, recipe.caption.extension
+    train = recipe.train
     sources, classes = (
-        [Set(spec, pictures(spec.path, extension, spec.where)) for spec in specs]
-        for specs in (recipe.sources, recipe.regularisation)
+        [Set(spec, pictures_of(recipe, spec)) for spec in specs] for specs in (recipe.sources, recipe.regularisation)
     )
     split = recipe.validation.split
     sources = [
@@ -97,7 +97,7 @@ def _data_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
         rows.append(("source", text + _held_out(folder) + _masked(spec)))
     for folder in run.regularisation:
         text = f"{shown_path(folder.spec.path)}: {len(folder.pictures)} pictures"
-        rows.append(("regularisation", text + _masked(folder.spec)))
+        rows.append(("regularisation", text + _drawn(folder.spec) + _masked(folder.spec)))
     if run.regularisation:
         rows.append(("", f"matched one to one: {len(run.order)} regularisation samples beside {run.samples}"))
     return rows + [("unusable", text) for text in _unusable(recipe, run)]
@@ -105,6 +105,13 @@ def _data_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
 
 def _held_out(folder: Set) -> str:
     return f", {len(folder.held_out)} of {len(folder.pictures)} held out" if folder.held_out else ""
+
+
+def _drawn(spec: PictureSet) -> str:
+    """What the base draws, if it does."""
+    if spec.generate is None or spec.generate.transparent:
+        return ""
+    return f' that the base draws of "{spec.generate.prompt}"'
 
 
 def _masked(spec: PictureSet) -> str:
@@ -125,7 +132,7 @@ def _unusable(recipe: Recipe, run: Run) -> list[str]:
 
 def missing_captions(recipe: Recipe, spec: PictureSet, found: Sequence[Picture]) -> list[Picture]:
     """The pictures that have neither a text file nor anything that stands for it."""
-    if recipe.tagger.model is not None or final(recipe.rules(spec), spec.caption or ""):
+    if (recipe.tagger.model is not None and spec.asks_tagger) or final(recipe.rules(spec), spec.fallback):
         return []
     return [picture for picture in found if picture.caption_path is None]
 
@@ -185,6 +192,10 @@ def _looks(recipe: Recipe, facts: BaseFacts, shown: Sequence[tuple[Picture, Pict
     """From the pictures' headers; the bucket "unusable" counts samples that a build would refuse."""
     settings = Bucketing(**bucketing(recipe, facts))  # type: ignore[arg-type]
     looks = Looks()
+    side = settings.resolution
+    if drawn := sum(spec.generate is not None for _, spec in shown):
+        looks.buckets["x".join(map(str, settings.place(side, side)[1]))] += drawn
+    shown = [(picture, spec) for picture, spec in shown if spec.generate is None]
     undecided = {picture.path for picture, spec in shown if spec.alpha is None}
     for path, count in Counter(picture.path for picture, _ in shown).items():
         try:

@@ -59,7 +59,7 @@ def folders(
         raise InputError(problems)
     found = []
     for recipe in recipes:
-        graph = lower([recipe]).part(lambda node: node.kind == "tag")
+        graph = lower([recipe]).part(_tags_files)
         if overwrite:
             graph = _of_all(graph)
         results = make(graph, KINDS, SCANNERS, store, listen, jobs=jobs)
@@ -108,6 +108,11 @@ def _no_tagger(recipe: Recipe) -> Problem:
     return Problem(recipe.where("tagger.model"), "the recipe has no tagger", remedy)
 
 
+def _tags_files(node: Node) -> bool:
+    """Generated pictures are left out: there is no folder for their texts."""
+    return node.kind == "tag" and node.inputs["picture"].node.kind == "source"
+
+
 def _of_all(graph: Graph) -> Graph:
     """The same nodes with no regard to the texts that there are."""
     changed = Graph()
@@ -128,7 +133,7 @@ def _folders(
     tags = read_tags(store.read(results[names].outputs["file"]), shown_path(str(names.hints["path"])))
     problems: list[Problem] = []
     found = []
-    for spec in (*recipe.sources, *recipe.regularisation):
+    for spec in (spec for spec in (*recipe.sources, *recipe.regularisation) if spec.generate is None):
         node = nodes.get(spec.path)
         listed = pictures(spec.path, recipe.caption.extension, spec.where)
         seen: dict[str, bytes] = {}

@@ -16,6 +16,7 @@ import tomli
 from lorac.recipe.fields import Section
 from lorac.recipe.jsonschema import json_schema
 from lorac.recipe.schema import SECTIONS, Document
+from lorac.recipe.sections.data import Generate
 from lorac.recipe.sections.output import Prompt
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -36,7 +37,7 @@ def test_the_committed_schema_is_current() -> None:
 
 def test_every_key_is_described_and_no_other_is_allowed() -> None:
     definitions = json_schema()["$defs"]
-    sections: list[type[Section]] = [*SECTIONS.values(), Document, Prompt]
+    sections: list[type[Section]] = [*SECTIONS.values(), Document, Prompt, Generate]
     assert set(definitions) == {kind.__name__ for kind in sections}
     for name, definition in definitions.items():
         assert definition["additionalProperties"] is False, name

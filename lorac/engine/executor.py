@@ -196,7 +196,7 @@ class Executor:
         if look.result is None and look.missing():
             progress.state, progress.started = State.RUNNING, time.perf_counter()
             self.listen(events.NodeStarted(node.name, node.kind, len(look.missing()), look.total))
-            self._submit(node, look)
+            self._submit(node, look, look.missing())
         else:
             self._finish(node, look)
 
@@ -220,9 +220,9 @@ class Executor:
 
     # -- running a kind ----------------------------------------------------------------------------------------------
 
-    def _submit(self, node: Node, look: Lookup) -> None:
-        """Give the missing items to workers; of a chain the next one, because later keys need its outputs."""
-        kind, progress, todo = self.kinds[node.kind], self.nodes[node], look.missing()
+    def _submit(self, node: Node, look: Lookup, todo: Sequence[int]) -> None:
+        """Give missing items to workers; of a chain the next one, because later keys need its outputs."""
+        kind, progress = self.kinds[node.kind], self.nodes[node]
         if kind.SHAPE is Shape.CHAIN:
             pieces = [todo[:1]]
         elif kind.POOL == "cpu":
@@ -317,7 +317,11 @@ class Executor:
                 kind, progress = self.kinds[node.kind], self.nodes[node]
                 if kind.SHAPE is Shape.LIST and item.index == len(look.found):
                     look.found.append(None)
-                look.found[item.index] = outputs = b"".join(islice(digests, len(kind.OUTPUTS)))
+                outputs = b"".join(islice(digests, len(kind.OUTPUTS)))
+                if kind.SHAPE is Shape.EACH:
+                    look.fill(item.index, outputs)
+                else:
+                    look.found[item.index] = outputs
                 progress.ran += 1
                 if kind.SHAPE in (Shape.EACH, Shape.CHAIN):
                     seconds = (time.perf_counter() - progress.started) / progress.ran
@@ -346,7 +350,11 @@ class Executor:
         if unmade - progress.failed:
             raise RuntimeError(f"the kind {kind.NAME} says nothing of its items {sorted(unmade - progress.failed)}")
         if unmade:
-            progress.state = State.FAILED
+            twins = {twin for index in unmade for twin in look.twins(index)} - progress.asked
+            if twins:  # they fail, too, but all of them are to be named
+                self._submit(node, look, sorted(twins))
+            else:
+                progress.state = State.FAILED
             return
         if kind.SHAPE is Shape.CHAIN:
             follow_chain(look, kind, self.store)
@@ -355,7 +363,7 @@ class Executor:
         elif self._stopping():
             progress.state = State.SKIPPED
         else:
-            self._submit(node, look)
+            self._submit(node, look, look.missing())
 
     # -- endings -----------------------------------------------------------------------------------------------------
 

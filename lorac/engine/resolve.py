@@ -55,13 +55,35 @@ class Lookup:
     item_keys: list[Digest] = field(default_factory=list)
     found: list[bytes | None] = field(default_factory=list)
     result: Result | None = None
+    _twins: dict[object, list[int]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         return len(self.items) if self.result is None else max(1, len(self.result.names))
 
     def missing(self) -> list[int]:
-        return [index for index, outputs in enumerate(self.found) if outputs is None]
+        """The items to make. Of items with one key that is the first: the others get what it gave (see `fill`)."""
+        missing = (index for index, outputs in enumerate(self.found) if outputs is None)
+        first: dict[object, int] = {}
+        for index in missing:
+            first.setdefault(self._key(index), index)
+        return list(first.values())
+
+    def fill(self, index: int, outputs: bytes) -> None:
+        """An item is made, and with it every item that has its key."""
+        for twin in self.twins(index):
+            self.found[twin] = outputs
+
+    def twins(self, index: int) -> list[int]:
+        """The items with the key of this one, itself among them."""
+        if not self._twins:
+            for other in range(len(self.found)):
+                self._twins.setdefault(self._key(other), []).append(other)
+        return self._twins[self._key(index)]
+
+    def _key(self, index: int) -> object:
+        """The item's key, or, as long as not all keys are known, something that no other item has."""
+        return self.item_keys[index] if len(self.item_keys) == len(self.found) else index
 
 
 def look_up(node: Node, kind: Kind, results: Mapping[Node, Result], store: Store) -> Lookup:

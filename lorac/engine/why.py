@@ -151,6 +151,9 @@ def _settings(name: str, before: str | None, after: str | None) -> Iterator[str]
     place = name.removeprefix("params.").removeprefix("sections.").removeprefix("settings.")
     if name.startswith("item "):  # the recipe's own items are prompts, and people count from 1
         number, _, key = name.removeprefix("item ").partition(".")
+        if key == "number":  # or pictures to generate
+            yield f"picture {int(number) + 1}: {'new' if before is None else 'left out'}"
+            return
         place = f"sample prompt {int(number) + 1}" + (f", {key}" if key else "")
     if before is None or after is None:
         text = differences(before or "(absent)", after or "(absent)", place)

@@ -6,6 +6,8 @@
        └ tag ─────┘                                            │        │
     base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample, validate
 
+Where a set of pictures is to be generated, `generate` stands in place of `source`.
+
 A pure function of the recipe and the base's header. What enters a node's `params` is what its key contains: a setting
 belongs there exactly if it can change the node's bytes.
 """
@@ -27,13 +29,17 @@ from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.rules_train import contradictions
 from lorac.recipe.schema import PATHS, read_by
+from lorac.recipe.sections.data import Generate
 from lorac.recipe.sections.output import Prompt
 from lorac.recipe.tagger import MODEL, TAGS, tagger_folder, thresholds
+
+GENERATE = ("prompt", "negative", "steps", "cfg_scale", "sampler", "seed")
+"""What a generated picture depends on, beside the base and its number."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The per-picture nodes of one source or regularisation folder."""
+    """The per-picture nodes of one source or regularisation folder. `source` may be a `generate` node."""
 
     label: str
     folder: PictureSet
@@ -85,7 +91,7 @@ class _Lowering:
     def lower(self) -> None:
         base = self._add("base", {}, hints={"path": str(self.facts.path)})
         weights = self._weights(base)
-        sets = self._pictures(Input(weights, "vae"))
+        sets = self._pictures(weights)
         schedule = self._schedule(sets)
         train = self._train(sets, schedule, weights)
         export = self._export(sets, schedule, train, base)
@@ -122,21 +128,24 @@ class _Lowering:
             inputs["vae"] = Input(self._add("base", {}, label="vae", hints={"path": hints["vae"]}), "file")
         return self._add("weights", {}, inputs, hints=hints)
 
-    def _pictures(self, vae: Input) -> list[Pictures]:
+    def _pictures(self, weights: Node) -> list[Pictures]:
         folders = [(folder, False) for folder in self.recipe.sources] + [(f, True) for f in self.recipe.regularisation]
         sets: list[Pictures] = []
         for folder, regularisation in folders:
             label = PurePath(folder.path).name
             if any(other.label == label for other in sets):
                 label = f"{label}-{len(sets) + 1}"
-            sets.append(self._picture_set(label, folder, regularisation, vae))
+            sets.append(self._picture_set(label, folder, regularisation, weights))
         return sets
 
-    def _picture_set(self, label: str, folder: PictureSet, regularisation: bool, vae: Input) -> Pictures:
+    def _picture_set(self, label: str, folder: PictureSet, regularisation: bool, weights: Node) -> Pictures:
         extension, found = self.recipe.caption.extension, self.recipe.rules(folder)
         # Only where used, so that other recipes' captions keep their keys.
         reading = {name: value for name in ("separator", "wildcard") if (value := getattr(found, name))}
-        source = self._add("source", {"extension": extension}, label=label, hints={"path": folder.path})
+        if folder.generate is None:
+            source = self._add("source", {"extension": extension}, label=label, hints={"path": folder.path})
+        else:
+            source = self._generate(label, folder.generate, weights)
         image = self._add(
             "image",
             {"alpha": folder.alpha, "alpha_mask": folder.alpha_mask, "bucketing": bucketing(self.recipe, self.facts)},
@@ -152,7 +161,7 @@ class _Lowering:
                 "replace": found.replace,
                 "prefix": found.prefix,
                 "suffix": found.suffix,
-                "fallback": folder.caption or "",
+                "fallback": folder.fallback,
                 **reading,
                 **levels,
             },
@@ -162,21 +171,35 @@ class _Lowering:
         )
         final = {"caption": Input(caption, "caption", Take.EACH)}
         tokens = self._add("tokens", reading, final, label=label, hints={"extension": extension})
-        encoded = {"pixels": Input(image, "pixels", Take.EACH), "vae": vae}
+        encoded = {"pixels": Input(image, "pixels", Take.EACH), "vae": Input(weights, "vae")}
         latent = self._add("latent", {}, encoded, label=label)
         flip = self.recipe.train.flip_aug
         flipped = self._add("latent", {"flip": True}, encoded, label=f"{label} mirrored") if flip else None
         return Pictures(label, folder, regularisation, source, image, caption, tokens, latent, flipped)
+
+    def _generate(self, label: str, generate: Generate, weights: Node) -> Node:
+        """Pictures of the training resolution; transparent ones need no base. How many there are is in no key."""
+        side = training_resolution(self.recipe, self.facts)
+        params: dict[str, Value] = {"width": side, "height": side}
+        inputs: dict[str, Input] = {}
+        if generate.transparent:
+            params["transparent"] = True
+        else:
+            params |= {name: getattr(generate, name) for name in GENERATE}
+            params |= {"clip_skip": self._clip_skip(), "prediction": self._prediction()}
+            inputs = {part: Input(weights, part) for part in ("unet", "vae", "text")}
+        items = tuple({"number": number} for number in range(generate.count))
+        return self._add("generate", params, inputs, label=label, items=items)
 
     def _tagger(
         self, label: str, folder: PictureSet, source: Node
     ) -> tuple[dict[str, Value], dict[str, Input], dict[str, Value]]:
         """What a tagger adds to the caption node of a folder: (params, inputs, hints).
 
-        Nothing without a tagger, and for a folder whose pictures without a text have a caption in the recipe.
+        Nothing without a tagger, and for a folder whose pictures need none (see `PictureSet.asks_tagger`).
         """
         settings = self.recipe.tagger
-        if settings.model is None or folder.caption:
+        if settings.model is None or not folder.asks_tagger:
             return {}, {}, {}
         at = tagger_folder(settings.model)
         model, names = str(at / MODEL), str(at / TAGS)

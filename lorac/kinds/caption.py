@@ -1,6 +1,7 @@
 """The text beside a picture becomes its final caption: the recipe's rules applied, tags joined by comma and space.
 
 With a tagger, what it saw stands for a text that is not there: its tags above their thresholds, the likeliest first.
+What it saw nothing in has the recipe's words, if there are any.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
         absent = item.inputs["caption"] == ABSENT
         try:
             if absent:
-                raw = tags_of(item) if tags_of else params["fallback"]
+                raw = (tags_of(item) if tags_of else "") or params["fallback"]
             else:
                 raw = decode_caption(texts[item.inputs["caption"]], rules.wildcard)
         except ValueError as error:

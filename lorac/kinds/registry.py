@@ -7,6 +7,7 @@ from lorac.kinds import (
     base,
     caption,
     export,
+    generate,
     image,
     latent,
     report,
@@ -32,6 +33,7 @@ SCANNERS: dict[str, Scanner] = {
 }
 KINDS: dict[str, Kind] = {
     weights.NAME: weights,
+    generate.NAME: generate,
     image.NAME: image,
     tag.NAME: tag,
     caption.NAME: caption,

@@ -20,8 +20,8 @@ SHAPE = Shape.LIST
 OUTPUTS = ("picture", "caption", "name")
 INGESTS = True
 
-_NO_CAPTION = b"\xfflorac: there is no caption file"
-ABSENT = digest(_NO_CAPTION)
+NO_CAPTION = b"\xfflorac: there is no caption file"
+ABSENT = digest(NO_CAPTION)
 """Stands for a caption file that is not there. These bytes are not UTF-8, so no caption is like it."""
 
 
@@ -41,4 +41,4 @@ def scan(
         "name": named,
     }
     blobs = {value: name.encode("utf-8", "surrogateescape") for value, name in zip(named, names, strict=True)}
-    return [picture.path for picture in found], columns, {**blobs, ABSENT: _NO_CAPTION}
+    return [picture.path for picture in found], columns, {**blobs, ABSENT: NO_CAPTION}

@@ -13,6 +13,7 @@ from lorac.recipe import presets
 from lorac.recipe.diagnostics import bracketed, fields, in_words
 from lorac.recipe.fields import Section
 from lorac.recipe.schema import SECTIONS, Document, keys
+from lorac.recipe.sections.data import Generate
 from lorac.recipe.sections.output import Prompt
 
 HEAD = """# The keys of a recipe
@@ -36,6 +37,8 @@ def markdown() -> str:
         parts += _part(f"`{bracketed(name)}`", section, keys(section))
         if name == "sample":
             parts += _part("A table in `prompts` of `[sample]`", Prompt, keys(Prompt))
+        if name == "regularisation":
+            parts += _part("The table `generate` of `[[regularisation]]`", Generate, keys(Generate))
     parts += ["## Presets\n", PRESETS, presets.markdown()]
     return "\n".join(parts)
 

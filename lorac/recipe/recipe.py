@@ -39,6 +39,17 @@ class PictureSet:
     regularisation: bool = False
     generate: Generate | None = None
 
+    @property
+    def fallback(self) -> str:
+        """What stands for a text that is not there and that no tagger gives."""
+        return self.caption or (self.generate.prompt if self.generate else "")
+
+    @property
+    def asks_tagger(self) -> bool:
+        """Whether the recipe's tagger, if it has one, says what is in pictures without a text. In a transparent picture
+        there is nothing to see."""
+        return not self.caption and not (self.generate and self.generate.transparent)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -107,4 +118,6 @@ class Recipe:
 
 def _entry(pictures: PictureSet) -> dict[str, Any]:
     own = {"caption": pictures.caption} if pictures.regularisation else {"trigger": list(pictures.trigger)}
-    return {"path": pictures.path, "repeats": pictures.repeats, **own, "alpha": pictures.alpha}
+    generate = pictures.generate
+    origin = {"path": pictures.path} if generate is None else {"generate": msgspec.to_builtins(generate)}
+    return {**origin, "repeats": pictures.repeats, **own, "alpha": pictures.alpha}

@@ -14,32 +14,34 @@ from lorac.recipe.places import Tree
 from lorac.recipe.recipe import PictureSet
 from lorac.recipe.schema import BUILTINS, PATHS, Document
 from lorac.recipe.sections.data import Regularisation, Source
+from lorac.recipe.validate import entries
 
 
 def picture_sets(tree: Tree, document: Document, section: str, problems: list[Problem]) -> tuple[PictureSet, ...]:
-    """The picture sets of all `[[source]]` or `[[regularisation]]` tables; what cannot be found goes to `problems`."""
-    entries: tuple[Source | Regularisation, ...] = getattr(document, section)
-    # A table without a usable path is reported already and has no entry.
-    tables = tree.data[section] if entries else []
-    usable = [i for i, table in enumerate(tables) if isinstance(table, dict) and _has_pictures(table)]
-    entries = tuple(entry for entry in entries if entry.path or (isinstance(entry, Regularisation) and entry.generate))
+    """The picture sets of all `[[source]]` or `[[regularisation]]` tables; what cannot be found goes to `problems`.
+
+    Tables that the schema refuses are reported already.
+    """
     sets: list[PictureSet] = []
-    for i, entry in zip(usable, entries, strict=True):
+    for i, entry in entries(tree.data, section):
+        assert isinstance(entry, Source | Regularisation)
         try:
-            sets += _picture_sets(tree, (section, i), entry)
+            sets += _picture_sets(tree, document, (section, i), entry)
         except InputError as error:
             problems += error.problems
     return tuple(sets)
 
 
-def _has_pictures(table: dict[str, object]) -> bool:
-    path = table.get("path")
-    return (isinstance(path, str) and bool(path)) or isinstance(table.get("generate"), dict)
-
-
-def _picture_sets(tree: Tree, at: tuple[str, int], entry: Source | Regularisation) -> list[PictureSet]:
+def _picture_sets(
+    tree: Tree, document: Document, at: tuple[str, int], entry: Source | Regularisation
+) -> list[PictureSet]:
+    if isinstance(entry, Regularisation):
+        table = tree.data[at[0]][at[1]]
+        _check_origin(tree, at, table)
+        if entry.generate is not None:
+            return [_generated(tree, document, at, entry, table)]
     if entry.path is None:
-        return [_generated(str(tree.place((*at, "generate"))), entry)]
+        return []
     place = tree.place((*at, "path"))
     path = place.folder / entry.path
     folder, pattern = split_glob(path)
@@ -72,21 +74,45 @@ def _picture_set(where: str, entry: Source | Regularisation, path: str, repeats:
     return PictureSet(path, repeats, entry.alpha, where, entry.alpha_mask, caption=entry.caption, regularisation=True)
 
 
-def _generated(where: str, entry: Source | Regularisation) -> PictureSet:
-    assert isinstance(entry, Regularisation)
-    assert entry.generate is not None
-    generate = entry.generate
+def _check_origin(tree: Tree, at: tuple[str, int], table: dict[str, object]) -> None:
+    """Raises InputError unless the table has one of `path` and `generate`."""
+    if "path" in table and "generate" in table:
+        cause = "[[regularisation]] has both path and generate"
+        remedy = "take one out; another [[regularisation]] may have it"
+        raise InputError([Problem(str(tree.place((*at, "generate"))), cause, remedy)])
+    if "path" not in table and "generate" not in table:
+        cause = "[[regularisation]] has neither path nor generate"
+        remedy = 'add path = "…", or generate = { prompt = "1girl", count = 400 }'
+        raise InputError([Problem(str(tree.place(at)), cause, remedy)])
+
+
+def _generated(
+    tree: Tree, document: Document, at: tuple[str, int], entry: Regularisation, table: dict[str, object]
+) -> PictureSet:
+    """The set of a table with `generate`. Raises InputError if no picture of it could be used."""
+    generate, place = entry.generate, str(tree.place((*at, "generate")))
+    assert generate is not None
+    problems = []
+    if generate.transparent and "alpha" not in table:
+        cause = "the generated pictures have transparent parts and the recipe does not say what is behind them"
+        problems.append(Problem(place, cause, 'add alpha = "white" to their table'))
     name = "transparent" if generate.transparent else "generated"
-    return PictureSet(
+    found = PictureSet(
         name,
         entry.repeats or 1,
         entry.alpha,
-        where,
+        place,
         entry.alpha_mask,
         caption=entry.caption,
         regularisation=True,
         generate=generate,
     )
+    tagged = document.tagger.model is not None and found.asks_tagger
+    if not tagged and "caption" not in table and not split_tags(generate.prompt):
+        problems.append(Problem(place, "the generated pictures have no caption", "give a prompt, or a caption"))
+    if problems:
+        raise InputError(problems)
+    return found
 
 
 def resolve_files(tree: Tree, document: Document, problems: list[Problem]) -> Document:

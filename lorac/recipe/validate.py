@@ -12,7 +12,7 @@ from lorac.recipe.diagnostics import fields, given, meant_key, mismatch_remedy, 
 from lorac.recipe.fields import Section
 from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
-from lorac.recipe.schema import Document
+from lorac.recipe.schema import SECTIONS, Document
 
 
 def read_document(data: dict[str, Any]) -> tuple[Document, list[Finding]]:
@@ -22,6 +22,19 @@ def read_document(data: dict[str, Any]) -> tuple[Document, list[Finding]]:
     document = _read_section(Document, data, (), findings)
     assert isinstance(document, Document), "every section of a recipe may be absent"
     return document, findings
+
+
+def entries(data: dict[str, Any], section: str) -> list[tuple[int, Section]]:
+    """The tables of `[[section]]` that are complete, as in the document, each with its number in the recipe."""
+    tables = data.get(section)
+    if not isinstance(tables, list):
+        return []
+    read = [
+        (i, _read_section(SECTIONS[section], table, (section, i), []))
+        for i, table in enumerate(tables)
+        if isinstance(table, dict)
+    ]
+    return [(i, entry) for i, entry in read if entry is not None]
 
 
 def _read_section(kind: type[Section], table: dict[str, Any], path: KeyPath, found: list[Finding]) -> Section | None:
@@ -44,7 +57,7 @@ def _read_section(kind: type[Section], table: dict[str, Any], path: KeyPath, fou
                 complete = complete and not field.required
         elif field.required:
             complete = False
-            found.append(Finding(path, f"{named(path)} has no {name}", f'add {name} = "…"'))
+            found.append(Finding(path, f"{named(path)} has no {name}", f"add {name} = {_blank(field.type)}"))
     return kind(**values) if complete else None
 
 
@@ -72,6 +85,15 @@ def _read_value(hint: Any, value: object, path: KeyPath, found: list[Finding]) -
         found.append(Finding(path, f"{named(path)} is {given(value)}", "give a finite number"))
         return None
     return converted
+
+
+def _blank(hint: Any) -> str:
+    """What stands for a value of this type in a remedy."""
+    try:
+        msgspec.convert("…", hint)
+    except msgspec.ValidationError:
+        return "…"
+    return '"…"'
 
 
 def _misfit(hint: Any, value: object, path: KeyPath) -> Finding:
