@@ -31,6 +31,7 @@ alpha = "white"
 
 [[regularisation]]
 generate = { transparent = true, count = 400 }
+alpha = "white"
 
 [caption]
 exclude = ["1girl", "solo", "virtual_youtuber", "blush"]
@@ -82,8 +83,8 @@ def test_the_article_s_first_recipe_is_told_what_the_article_learnt(
     assert [line.partition(";")[0] for line in done.stdout.splitlines()] == [
         "first.toml:9: L014 there are only heads to learn from, and the regularisation pictures are transparent: "
         "severed heads",
-        "first.toml:18: L015 there are only heads to learn from, and alpha 128 is not below dim 128: severed heads",
-        "first.toml:21: L028 2808 steps would be 6 epochs of 468 samples, but with regularisation an epoch has 936 "
+        "first.toml:19: L015 there are only heads to learn from, and alpha 128 is not below dim 128: severed heads",
+        "first.toml:22: L028 2808 steps would be 6 epochs of 468 samples, but with regularisation an epoch has 936 "
         "and they are 3",
     ]
     # What the article came to: ordinary pictures, alpha 1, and a length in epochs.
@@ -169,6 +170,16 @@ def test_copies_survive_compression_and_scaling_and_siblings_do_not() -> None:
         white.convert("RGB").resize((200, 200), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=75)
         copy = seen(Image.open(buffer))
         assert [copy.copies(seen(other)) for other in heads] == [other == number for other in range(len(heads))]
+
+
+def test_another_expression_of_the_same_pose_is_no_copy() -> None:
+    smile, open_mouth, aside = (
+        seen(draw_riho(1, framing="full body", background="black background", expression=expression, turn=turn))
+        for expression, turn in (("smile", 0), ("open mouth", 2), ("smile", 4.5))
+    )
+    assert smile.copies(smile)
+    assert not smile.copies(open_mouth)
+    assert not smile.copies(aside)
 
 
 # -- ignore, codes, formats ------------------------------------------------------------------------

@@ -135,7 +135,11 @@ CASES = [
         {"caption.exclude": '["1girl", "solo", "closed_eyes"]'},
         files=captions("1girl, orange hair, closed eyes, smile"),
     ),
-    yes("L018", "pictures/0.txt: L018 the caption names no eyes", files=captions("1girl, orange hair, smile, kimono")),
+    yes(
+        "L018",
+        "pictures/0.txt: L018 the caption names no eyes",
+        files=captions("1girl, orange hair, mole under eye, smile, kimono"),
+    ),
     no("L018", files=captions("1girl, orange hair, closed eyes, smile")),
     no("L018", files=captions("1girl, orange hair, from behind, smile")),
     no("L018", {"caption.replace": '{"closed eyes" = "eyes closed"}'}, files=captions("1girl, closed eyes")),
@@ -307,7 +311,7 @@ def _edited(recipe: str, edit: str) -> str:
     word, _, rest = edit.partition(" ")
     edits: dict[str, Callable[[], str]] = {
         "NO": lambda: recipe.replace('alpha = "white"\n', ""),
-        "DRAWN": lambda: recipe.replace('path = "class"', f"generate = {{ {rest} }}"),
+        "DRAWN": lambda: recipe.replace('path = "class"', f'generate = {{ {rest} }}\nalpha = "white"'),
         "PROMPT": lambda: recipe.replace("1girl, izumi riho, smile", rest),
     }
     return edits[word]()

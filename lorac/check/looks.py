@@ -24,8 +24,9 @@ SMALL = 96
 """Longest side, about, at which a figure is looked for."""
 HASHED = 16
 """Rows and columns of the difference hash; 8 are usual, too few for drawings of one character."""
-SAME_BITS, SAME_GREY = 26, 4.0
-"""Copies differ in at most so many of the hash's 256 bits, and by at most so many grey levels of 255 on average."""
+SAME_BITS, SAME_LEVELS = 26, 24
+"""Copies differ in at most so many of the hash's 256 bits, and nowhere by more levels (of 255) in the tiny picture.
+JPEG of quality 60 and scaling cost up to 18 bits and 16 levels; another expression of the same doll 31 levels."""
 NEAR = 24
 """How far a channel (0 to 255) may be from the background's colour and still be background."""
 PLAIN = 0.95
@@ -54,14 +55,14 @@ class Figure:
 class Look:
     """Of one picture. `cut_out`: it has transparent pixels; `shown` is the share of opaque ones.
 
-    `figure` is None where figure and background cannot be told apart. `grey` are HASHED rows of HASHED + 1 grey values
-    on white, and `hash` is `difference_hash` of them.
+    `figure` is None where figure and background cannot be told apart. `tiny` is the picture on white as HASHED rows of
+    HASHED + 1 RGB pixels, and `hash` the `difference_hash` of its grey values.
     """
 
     cut_out: bool
     shown: float
     figure: Figure | None
-    grey: bytes
+    tiny: bytes
     hash: int
 
     @property
@@ -73,7 +74,7 @@ class Look:
         """Whether two pictures are the same but for compression, size or a small retouch."""
         if (self.hash ^ other.hash).bit_count() > SAME_BITS:
             return False
-        return sum(abs(a - b) for a, b in zip(self.grey, other.grey, strict=True)) <= SAME_GREY * len(self.grey)
+        return max(abs(a - b) for a, b in zip(self.tiny, other.tiny, strict=True)) <= SAME_LEVELS
 
 
 @dataclass
@@ -125,8 +126,8 @@ def look(colours: Image, opacity: Image | None) -> Look:
         shown = float(figure_HW.mean())
         colours.paste("white", mask=opacity.point(lambda value: 255 - value))
     figure = None if figure_HW is None or not figure_HW.any() else _figure(figure_HW)
-    grey = colours.convert("L").resize((HASHED + 1, HASHED), Resampling.BOX).tobytes()
-    return Look(opacity is not None, shown, figure, grey, difference_hash(grey))
+    tiny = colours.resize((HASHED + 1, HASHED), Resampling.BOX)
+    return Look(opacity is not None, shown, figure, tiny.tobytes(), difference_hash(tiny.convert("L").tobytes()))
 
 
 def _on_plain(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.bool_] | None:

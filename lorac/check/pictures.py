@@ -70,8 +70,8 @@ def duplicates(material: Material) -> Found:
     """L024 duplicate-picture: two training pictures are the same, or nearly
 
     Why: a picture that is there twice counts twice. The LoRA learns it by heart, pose and background included, and
-    held out copies make validation look better than it is. Compared are difference hashes of 16 x 16 bits and grey
-    values.
+    held out copies make validation look better than it is. Compared are difference hashes of 16 x 16 bits and the
+    colours of tiny versions, so that another expression in the same pose is no copy.
 
     Before:
         riho_01.png

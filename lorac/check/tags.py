@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -15,6 +16,7 @@ MOST_NAME_EYES = 0.8
 """Share of a source's captions that name eyes from which the others are asked why they do not."""
 FEWEST = 5
 """Captions that such a share is taken of."""
+_EYES = re.compile(r"\beyes\b|\beye closed\b|\bwink")
 _FACE_HIDDEN = ("behind", "faceless", "mask", "helmet", "sunglasses", "blindfold", "covered", "head out of frame")
 
 
@@ -80,7 +82,7 @@ def _without_eyes(folder: Folder) -> Iterator[Captioned]:
     """The few captions that tell of a face and not of its eyes."""
     told = [(captioned, [tag.casefold() for tag in tags_of(captioned)]) for captioned in folder.pictures]
     told = [(captioned, tags) for captioned, tags in told if tags]
-    silent = [(captioned, tags) for captioned, tags in told if not any("eye" in tag for tag in tags)]
+    silent = [(captioned, tags) for captioned, tags in told if not any(map(_EYES.search, tags))]
     if len(told) < FEWEST or len(silent) > (1 - MOST_NAME_EYES) * len(told):
         return
     for captioned, tags in silent:

@@ -156,9 +156,9 @@ def regularised_trigger(material: Material) -> Found:
     """
     triggers = triggers_of(material.sources)
     for folder in material.regularisation:
-        generate = folder.spec.generate
         own = [frozenset(tag.casefold() for tags in c.readings for tag in tags) for c in folder.pictures]
-        own += [frozenset(map(str.casefold, split_tags(folder.spec.caption or generate.prompt)))] if generate else []
+        if folder.spec.generate and not (folder.spec.asks_tagger and material.recipe.tagger.model):
+            own = [frozenset(map(str.casefold, split_tags(folder.spec.fallback)))]
         found = [tags & triggers for tags in own if tags & triggers]
         if found:
             many = counted(len(found), "caption")
