@@ -295,4 +295,4 @@ def test_a_check_reads_a_picture_once_for_all_points(project: Path, monkeypatch:
     recipes = load([Path("recipe.toml")], [], None)
     assert findings(recipes, lambda number, of: done.append((number, of))) == []
     assert len(recipes) == 2
-    assert done == [(number, 6) for number in range(1, 7)]
+    assert done == [*((number, 6) for number in range(1, 7)), *((number, 8) for number in range(1, 9))], "and the class"

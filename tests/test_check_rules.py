@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class Case:
     code: str
     says: str = ""
     sets: dict[str, str] = field(default_factory=dict)
-    files: dict[str, str | Image.Image | None] = field(default_factory=dict)
+    files: dict[str, str | bytes | Image.Image | None] = field(default_factory=dict)
     lines: str = ""
     also: frozenset[str] = frozenset()
 
@@ -39,8 +40,14 @@ def no(code: str, sets: dict[str, str] | None = None, also: str = "", **more: ob
     return Case(code, "", sets or {}, also=frozenset(also.split()), **more)  # type: ignore[arg-type]
 
 
-def captions(*texts: str, folder: str = "pictures") -> dict[str, str | Image.Image | None]:
+def captions(*texts: str, folder: str = "pictures") -> dict[str, str | bytes | Image.Image | None]:
     return {f"{folder}/{number}.txt": text for number, text in enumerate(texts)}
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def source(path: str, trigger: str) -> str:
@@ -48,6 +55,7 @@ def source(path: str, trigger: str) -> str:
 
 
 LONG = f"{EYES}, {', '.join(f'tag number {number}' for number in range(40))}"
+TRUNCATED = png(noise(60))[:-200]
 HEADS = {"source[0].path": "heads"}
 NO_CLASS = {"regularisation": "[]"}
 GENERATE = "{ prompt = '1girl', count = 12 }"
@@ -106,6 +114,11 @@ CASES = [
     no("L012", {"validation.split": "0.2"}),
     yes(
         "L013", "pictures/x.png: L013 the picture is no PNG", files={"pictures/x.png": "<html>", "pictures/x.txt": EYES}
+    ),
+    yes(
+        "L013",
+        "pictures/x.png: L013 the picture is truncated or damaged",
+        files={"pictures/x.png": TRUNCATED, "pictures/x.txt": EYES},
     ),
     no("L013", files={"pictures/x.png": noise(60), "pictures/x.txt": EYES}),
     yes("L014", "no regularisation pictures, which gives severed heads", {**HEADS, **NO_CLASS}),
@@ -298,6 +311,8 @@ def apply(case: Case, folder: Path) -> list[str]:
             path.write_text(_edited(path.read_text("utf-8"), str(content)), "utf-8")
         elif content is None:
             path.unlink()
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
         elif isinstance(content, str):
             path.write_text(content, "utf-8")
         else:

@@ -24,7 +24,7 @@ Outfit = frozenset[str]
 def heads_without_regularisation(material: Material) -> Found:
     """L014 heads-without-regularisation: only heads, and no ordinary pictures beside them
 
-    Why: material that shows heads and nothing else teaches the trigger that there is no body: severed heads. Without
+    Why: Material that shows heads and nothing else teaches the trigger that there is no body: severed heads. Without
     regularisation pictures, or with transparent ones, which show nothing, the article got them; with 400 ordinary
     pictures of `1girl` they were almost gone (finding 4).
 
@@ -36,7 +36,7 @@ def heads_without_regularisation(material: Material) -> Found:
         [[regularisation]]
         generate = { prompt = "1girl", count = 400 }
 
-    Remedy: add a [[regularisation]] table with ordinary pictures of the class, bodies and backgrounds included.
+    Remedy: Add a [[regularisation]] table with ordinary pictures of the class, bodies and backgrounds included.
     """
     if not material.heads_only:
         return
@@ -59,7 +59,7 @@ def _shows_nothing(material: Material, folder: Folder) -> bool:
 def heads_at_full_alpha(material: Material) -> Found:
     """L015 heads-at-full-alpha: only heads, and alpha as large as dim
 
-    Why: at alpha = dim the LoRA works with full strength, and with heads only it overrules what the base knows of
+    Why: At alpha = dim the LoRA works with full strength, and with heads only it overrules what the base knows of
     bodies. With alpha 1 at dim 128 the article had no severed heads at all (finding 5); a finished LoRA used at 0.5
     to 0.7 has fewer of them, too (finding 6).
 
@@ -73,7 +73,7 @@ def heads_at_full_alpha(material: Material) -> Found:
         dim = 128
         alpha = 1
 
-    Remedy: set network.alpha = 1, or output.preferred_weight to at most 0.7.
+    Remedy: Set network.alpha = 1, or output.preferred_weight to at most 0.7.
     """
     weight = material.recipe.output.preferred_weight
     if material.heads_only and material.strength >= 1 and not (weight is not None and weight <= WEAK_ENOUGH):
@@ -85,7 +85,7 @@ def heads_at_full_alpha(material: Material) -> Found:
 def spread(material: Material) -> Found:
     """L017 off-centre: the character stands left in some pictures and right in others
 
-    Why: where the place of the figure varies, the LoRA draws her in both places at once: a split view (the article's
+    Why: Where the place of the figure varies, the LoRA draws her in both places at once: a split view (the article's
     finding 3). Seen are cut-outs and figures before a plain background.
 
     Before:
@@ -96,7 +96,7 @@ def spread(material: Material) -> Found:
         riho_01.png: the figure in the middle
         riho_02.png: the figure in the middle
 
-    Remedy: crop the pictures so that the figure is in the middle, and take `split view` into the negative prompt.
+    Remedy: Crop the pictures so that the figure is in the middle, and take `split view` into the negative prompt.
     """
     for folder in material.sources:
         looks = [material.looks.get(captioned.picture.path) for captioned in folder.pictures]
@@ -110,7 +110,7 @@ def spread(material: Material) -> Found:
 def one_mannequin_outfit(material: Material) -> Found:
     """L019 one-mannequin-outfit: outfits on a mannequin, but only one
 
-    Why: outfits on a faceless mannequin, as concepts of their own beside the heads, teach what may be exchanged. With
+    Why: Outfits on a faceless mannequin, as concepts of their own beside the heads, teach what may be exchanged. With
     a single outfit, or with outfits that are alike, there is nothing to exchange, and the trick has no effect (the
     article's finding 1).
 
@@ -123,7 +123,7 @@ def one_mannequin_outfit(material: Material) -> Found:
         trigger = ["rihocloth"]
         trigger = ["kkdancer"]
 
-    Remedy: add a source with another outfit on the mannequin, or leave the mannequin out.
+    Remedy: Add a source with another outfit on the mannequin, or leave the mannequin out.
     """
     dolls = [folder for folder in material.sources if is_mannequin(folder)]
     if not dolls or len(dolls) == len(material.sources):
@@ -140,7 +140,7 @@ def one_mannequin_outfit(material: Material) -> Found:
 def one_outfit(material: Material) -> Found:
     """L020 one-outfit: the character wears the same in all pictures
 
-    Why: what never varies is learnt as part of her. With one outfit its clothes come with every prompt and hardly
+    Why: What never varies is learnt as part of her. With one outfit its clothes come with every prompt and hardly
     swap; outfits that differ prevent that and over-fitting (the article's finding 2).
 
     Before:
@@ -151,7 +151,7 @@ def one_outfit(material: Material) -> Found:
         riho_01.txt: izumi riho, cardigan, plaid skirt, standing
         riho_02.txt: izumi riho, kimono, sitting
 
-    Remedy: add pictures in other clothes. If she shall always wear this, put L020 into check.ignore.
+    Remedy: Add pictures in other clothes. If she shall always wear this, put L020 into check.ignore.
     """
     folders = [folder for folder in material.sources if not is_mannequin(folder)]
     worn = list(outfits(folders))

@@ -50,7 +50,7 @@ FEW_TO_COMPARE = 4
 def misspelt_rule(material: Material) -> Found:
     """L001 misspelt-rule: an exclude or replace rule meets no tag, but almost one
 
-    Why: a rule with a typing error does nothing, in silence. One that is like no tag at all is left alone, because
+    Why: A rule with a typing error does nothing, in silence. One that is like no tag at all is left alone, because
     recipes share lists of tags to exclude; so are all rules where a tagger writes captions: `lorac tag` tells.
 
     Before:
@@ -61,7 +61,7 @@ def misspelt_rule(material: Material) -> Found:
         [caption]
         exclude = ["orange hair"]
 
-    Remedy: spell the tag as the captions do; case and `_` for a space do not matter.
+    Remedy: Spell the tag as the captions do; case and `_` for a space do not matter.
     """
     recipe = material.recipe
     if any(captioned.tagged for captioned in material.pictures):
@@ -89,7 +89,7 @@ def truncated(material: Material) -> Found:
         [train]
         max_token_length = 150
 
-    Remedy: raise train.max_token_length to 150 or 225, or shorten the caption.
+    Remedy: Raise train.max_token_length to 150 or 225, or shorten the caption.
     """
     limit = material.recipe.train.max_token_length
     for folder in material.sets:
@@ -105,7 +105,7 @@ def truncated(material: Material) -> Found:
 def no_caption(material: Material) -> Found:
     """L009 no-caption: pictures have no text file, no trigger and no tagger
 
-    Why: a build refuses them, because an empty caption teaches every prompt to look like the picture.
+    Why: A build refuses them, because an empty caption teaches every prompt to look like the picture.
 
     Before:
         [[source]]
@@ -115,7 +115,7 @@ def no_caption(material: Material) -> Found:
         [tagger]
         model = "builtin:mini"
 
-    Remedy: write NAME.txt beside NAME.png, give trigger words, or let a tagger write the captions.
+    Remedy: Write NAME.txt beside NAME.png, give trigger words, or let a tagger write the captions.
     """
     recipe = material.recipe
     if recipe.tagger.model is not None:
@@ -133,7 +133,7 @@ def no_caption(material: Material) -> Found:
 def no_mark(material: Material) -> Found:
     """L010 missing-mark: the keep_tokens_separator is in no caption
 
-    Why: without the mark nothing is kept in front, and shuffling moves every tag but the first keep_tokens.
+    Why: Without the mark nothing is kept in front, and shuffling moves every tag but the first keep_tokens.
 
     Before:
         keep_tokens_separator = "|||"
@@ -143,7 +143,7 @@ def no_mark(material: Material) -> Found:
         keep_tokens_separator = "|||"
         riho_01.txt: izumi riho ||| smile, outdoors
 
-    Remedy: write the mark behind the tags that stay in front, or use keep_tokens.
+    Remedy: Write the mark behind the tags that stay in front, or use keep_tokens.
     """
     mark = material.recipe.caption.keep_tokens_separator
     if mark and not any(mark in captioned.text for folder in material.sets for captioned in folder.pictures):
@@ -154,7 +154,7 @@ def no_mark(material: Material) -> Found:
 def unread_signs(material: Material) -> Found:
     """L011 unread-sign: a caption has choices or marks that the recipe does not read
 
-    Why: captions written for kohya's wildcards are trained word for word, brackets and all, where the recipe does not
+    Why: Captions written for kohya's wildcards are trained word for word, brackets and all, where the recipe does not
     say that they have a meaning.
 
     Before:
@@ -164,7 +164,7 @@ def unread_signs(material: Material) -> Found:
         [caption]
         enable_wildcard = true
 
-    Remedy: set caption.enable_wildcard or caption.keep_tokens_separator, or write plain tags.
+    Remedy: Set caption.enable_wildcard or caption.keep_tokens_separator, or write plain tags.
     """
     caption = material.recipe.caption
     for sign, what, key, off in (
@@ -181,7 +181,7 @@ def unread_signs(material: Material) -> Found:
 def mixed_captions(material: Material) -> Found:
     """L030 mixed-captions: some captions are sentences, others are lists of tags
 
-    Why: two languages for the same things halve what each of them learns. Shuffling, keep_tokens and exclude work on
+    Why: Two languages for the same things halve what each of them learns. Shuffling, keep_tokens and exclude work on
     what stands between commas, and tear sentences apart.
 
     Before:
@@ -192,7 +192,7 @@ def mixed_captions(material: Material) -> Found:
         riho_01.txt: orange hair, standing, school
         riho_02.txt: orange hair, standing, school
 
-    Remedy: write all captions in the style that the base was trained on: tags for anime models.
+    Remedy: Write all captions in the style that the base was trained on: tags for anime models.
     """
     told = [captioned for captioned in material.pictures if captioned.raw is not None]
     sentences = [captioned for captioned in told if _is_sentence(captioned.raw or "")]
@@ -227,7 +227,7 @@ def prompt_syntax(material: Material) -> Found:
     After:
         riho_01.txt: izumi riho, smile, bow (ribbon)
 
-    Remedy: write plain tags; for the LoRA's weight in samples use sample.strengths.
+    Remedy: Write plain tags; for the LoRA's weight in samples use sample.strengths.
     """
     recipe = material.recipe
     texts = [(place_of(c), "the caption", c.raw or "") for folder in material.sets for c in folder.pictures]
@@ -243,7 +243,7 @@ def prompt_syntax(material: Material) -> Found:
 def same_captions(material: Material) -> Found:
     """L032 same-captions: all captions of a source are the same
 
-    Why: what no tag tells apart is learnt as one thing. Pose, clothes, expression and background then come with the
+    Why: What no tag tells apart is learnt as one thing. Pose, clothes, expression and background then come with the
     trigger, and prompts cannot change them.
 
     Before:
@@ -254,7 +254,7 @@ def same_captions(material: Material) -> Found:
         riho_01.txt: izumi riho, smile, standing, school
         riho_02.txt: izumi riho, open mouth, sitting, beach
 
-    Remedy: tag what differs from picture to picture, by hand or with a [tagger].
+    Remedy: Tag what differs from picture to picture, by hand or with a [tagger].
     """
     for folder in material.sources:
         texts = Counter(c.text for c in folder.pictures if not c.tagged)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from os import cpu_count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lorac.kinds.image import HIDDEN, Refused, header, layers
+from lorac.recipe.buckets import Size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ PLAIN = 0.95
 NOTHING = 0.01
 """A picture of which less than this share is opaque shows nothing."""
 
+Seen = TypeVar("Seen")
 Progress = Callable[[int, int], None]
 """Called with (pictures read, pictures in all)."""
 
@@ -59,6 +61,7 @@ class Look:
     HASHED + 1 RGB pixels, and `hash` the `difference_hash` of its grey values.
     """
 
+    size: Size
     cut_out: bool
     shown: float
     figure: Figure | None
@@ -77,39 +80,58 @@ class Look:
         return max(abs(a - b) for a, b in zip(self.tiny, other.tiny, strict=True)) <= SAME_LEVELS
 
 
+Header = tuple[Size, bool]
+"""(width, height) upright, and whether the picture may have transparent parts."""
+
+
 @dataclass
 class Looks:
-    """All looks of one call of `lorac check`, so that the points of a matrix read a picture once between them."""
+    """All pictures of one call of `lorac check`, so that the points of a matrix read each of them once between them."""
 
     progress: Progress | None = None
-    _known: dict[str, Look | None] = field(default_factory=dict)
+    _looks: dict[str, Look | Refused] = field(default_factory=dict)
+    _headers: dict[str, Header | Refused] = field(default_factory=dict)
 
     def of(self, paths: Iterable[str]) -> dict[str, Look]:
-        """The looks of picture files by path; what cannot be read is left out, L013 and the build name it."""
+        """The looks of picture files by path; those that cannot be used are left out."""
         wanted = list(dict.fromkeys(paths))
-        missing = [path for path in wanted if path not in self._known]
+        self._read(_look, wanted, self._looks)
+        return {path: seen for path in wanted if isinstance(seen := self._looks[path], Look)}
+
+    def headers(self, paths: Iterable[str]) -> dict[str, Header | Refused]:
+        """Size and transparency by path, or why the picture cannot be used. What was looked at is not read again."""
+        wanted = list(dict.fromkeys(paths))
+        for path in wanted:
+            if path in self._looks:
+                seen = self._looks[path]
+                self._headers[path] = (seen.size, seen.cut_out) if isinstance(seen, Look) else seen
+        self._read(_header, wanted, self._headers)
+        return {path: self._headers[path] for path in wanted}
+
+    def _read(self, read: Callable[[str], Seen | Refused], paths: list[str], known: dict[str, Seen | Refused]) -> None:
+        missing = [path for path in paths if path not in known]
         with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
-            for done, (path, seen) in enumerate(zip(missing, pool.map(_look, missing), strict=True), 1):
-                self._known[path] = seen
+            for done, (path, seen) in enumerate(zip(missing, pool.map(read, missing), strict=True), 1):
+                known[path] = seen
                 if self.progress is not None:
                     self.progress(done, len(missing))
-        return {path: seen for path in wanted if (seen := self._known[path]) is not None}
 
 
-def may_be_transparent(path: str) -> bool:
-    """Whether the header of a picture speaks of an alpha channel; false for what is no picture."""
+def _header(path: str) -> Header | Refused:
     try:
-        return header(path)[1]
-    except Refused:
-        return False
+        return header(path)
+    except Refused as refusal:
+        return refusal
 
 
-def _look(path: str) -> Look | None:
+def _look(path: str) -> Look | Refused:
     """Reads and decodes a file, some 5 ms at 512 x 512; most of it outside Python's lock."""
     try:
         colours, opacity = layers(Path(path).read_bytes(), HIDDEN)
-    except (Refused, OSError):
-        return None
+    except Refused as refusal:
+        return refusal
+    except OSError as error:
+        return Refused(f"cannot be read: {error.strerror}; restore it or remove it from the folder")
     return look(colours, opacity)
 
 
@@ -127,7 +149,9 @@ def look(colours: Image, opacity: Image | None) -> Look:
         colours.paste("white", mask=opacity.point(lambda value: 255 - value))
     figure = None if figure_HW is None or not figure_HW.any() else _figure(figure_HW)
     tiny = colours.resize((HASHED + 1, HASHED), Resampling.BOX)
-    return Look(opacity is not None, shown, figure, tiny.tobytes(), difference_hash(tiny.convert("L").tobytes()))
+    return Look(
+        colours.size, opacity is not None, shown, figure, tiny.tobytes(), difference_hash(tiny.convert("L").tobytes())
+    )
 
 
 def _on_plain(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.bool_] | None:

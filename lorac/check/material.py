@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
 from lorac.captions import split_tags
 from lorac.check import words
-from lorac.check.looks import Figure, Look, Looks, may_be_transparent
+from lorac.check.looks import Figure, Header, Look, Looks
 from lorac.dataset import Captioned, Folder
 from lorac.graph.lower import bucketing
-from lorac.kinds.image import Bucketing, Refused, header
+from lorac.kinds.image import Bucketing, Refused
 from lorac.listing import shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.base import base_facts
@@ -73,10 +74,16 @@ class Material:
         """What the pictures to learn from look like, by path."""
         return self.seen.of(captioned.picture.path for captioned in self.pictures)
 
+    @cached_property
+    def headers(self) -> dict[str, Header | Refused]:
+        """Size and transparency of all pictures by path, or why one cannot be used: what is learnt from is decoded."""
+        assert self.looks is not None  # read first, so that its headers need not be
+        return self.seen.headers(captioned.picture.path for folder in self.sets for captioned in folder.pictures)
+
     def transparent(self, folder: Folder) -> dict[str, Look]:
         """Those pictures of a folder, by path, that have transparent parts; headers say which ones to read."""
-        paths = [captioned.picture.path for captioned in folder.pictures]
-        looks = self.seen.of(path for path in paths if may_be_transparent(path))
+        paths = (captioned.picture.path for captioned in folder.pictures)
+        looks = self.seen.of(p for p in paths if not isinstance(seen := self.headers[p], Refused) and seen[1])
         return {path: look for path, look in looks.items() if look.cut_out}
 
     @cached_property
@@ -92,15 +99,12 @@ class Material:
 
     @cached_property
     def placed(self) -> dict[str, Placed]:
-        """How training and regularisation pictures fit into their buckets, by path; by their headers alone."""
+        """How training and regularisation pictures fit into their buckets, by path."""
         found = {}
-        for folder in self.sets:
-            for path in (captioned.picture.path for captioned in folder.pictures):
-                try:
-                    size = header(path)[0]
-                    found[path] = Placed(size, *self.bucketing.place(*size))
-                except Refused:
-                    continue  # L013 and the build name it
+        for path, seen in self.headers.items():
+            with suppress(Refused):  # L013 and the build name it
+                if not isinstance(seen, Refused):
+                    found[path] = Placed(seen[0], *self.bucketing.place(*seen[0]))
         return found
 
     @cached_property

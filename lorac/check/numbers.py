@@ -16,7 +16,7 @@ FEW = 8
 def few_regularisation(material: Material) -> Found:
     """L006 few-regularisation: a handful of regularisation pictures fills an epoch
 
-    Why: regularisation samples are matched one to one with the training samples. A few pictures are repeated until
+    Why: Regularisation samples are matched one to one with the training samples. A few pictures are repeated until
     there are enough, and a picture seen that often is learnt instead of the class.
 
     Before:
@@ -25,7 +25,7 @@ def few_regularisation(material: Material) -> Found:
     After:
         36 repeats of 13 pictures, 400 regularisation pictures
 
-    Remedy: add regularisation pictures, or let the base draw them: generate = { prompt = "1girl", count = 400 }.
+    Remedy: Add regularisation pictures, or let the base draw them: generate = { prompt = "1girl", count = 400 }.
     """
     count = sum(map(picture_count, material.regularisation))
     if count and len(material.order) > FEW * count:
@@ -36,7 +36,7 @@ def few_regularisation(material: Material) -> Found:
 def nothing_held_out(material: Material) -> Found:
     """L012 nothing-held-out: the validation split is too small to hold out a picture
 
-    Why: shares are rounded in favour of training, so a small share of few pictures is none, and the validation loss
+    Why: Shares are rounded in favour of training, so a small share of few pictures is none, and the validation loss
     that was asked for never appears.
 
     Before:
@@ -47,7 +47,7 @@ def nothing_held_out(material: Material) -> Found:
         [validation]
         split = 0.1
 
-    Remedy: raise validation.split, or give pictures that are only validated, as validation.path.
+    Remedy: Raise validation.split, or give pictures that are only validated, as validation.path.
     """
     split, counts = material.recipe.validation.split, [len(folder.pictures) for folder in material.sources]
     if split and not any(arithmetic.held_out(count, split, 0, 0) for count in counts):
@@ -57,7 +57,7 @@ def nothing_held_out(material: Material) -> Found:
 def lonely_bucket(material: Material) -> Found:
     """L027 lonely-picture: a picture is alone in its bucket, with batches of several
 
-    Why: a batch never mixes buckets. The batches of a bucket with one picture hold nothing but that picture, so whole
+    Why: A batch never mixes buckets. The batches of a bucket with one picture hold nothing but that picture, so whole
     steps go to it alone, and it weighs more than the others.
 
     Before:
@@ -70,7 +70,7 @@ def lonely_bucket(material: Material) -> Found:
         batch_size = 4
         buckets: 512x512 (41 pictures)
 
-    Remedy: crop the picture to the shape of the others, or set train.batch_size = 1.
+    Remedy: Crop the picture to the shape of the others, or set train.batch_size = 1.
     """
     size = material.recipe.train.batch_size
     buckets = Counter(placed.bucket for placed in material.placed.values())
@@ -85,7 +85,7 @@ def lonely_bucket(material: Material) -> Found:
 def halved_epochs(material: Material) -> Found:
     """L028 halved-epochs: the steps were counted without the regularisation pictures
 
-    Why: an epoch shows as many regularisation samples as training samples, so it is twice as long. The article's 2808
+    Why: An epoch shows as many regularisation samples as training samples, so it is twice as long. The article's 2808
     steps were meant as 6 epochs of 13 x 36 samples and were 3: each picture was seen 108 times instead of 216.
 
     Before:
@@ -96,7 +96,7 @@ def halved_epochs(material: Material) -> Found:
         [train]
         epochs = 6
 
-    Remedy: say the length in epochs, or count twice the samples; `lorac plan` shows the arithmetic.
+    Remedy: Say the length in epochs, or count twice the samples; `lorac plan` shows the arithmetic.
     """
     train = material.recipe.train
     if train.steps is None or not material.order:
@@ -113,7 +113,7 @@ def halved_epochs(material: Material) -> Found:
 def unseen_regularisation(material: Material) -> Found:
     """L029 unseen-regularisation: most regularisation pictures are never shown
 
-    Why: an epoch takes as many regularisation samples as it has training samples, from the first picture on, the same
+    Why: An epoch takes as many regularisation samples as it has training samples, from the first picture on, the same
     ones each epoch. Pictures behind that are never seen, whole folders of them where there are several.
 
     Before:
@@ -122,7 +122,7 @@ def unseen_regularisation(material: Material) -> Found:
     After:
         520 training samples, 500 regularisation pictures
 
-    Remedy: raise the repeats of the sources, or give fewer regularisation pictures.
+    Remedy: Raise the repeats of the sources, or give fewer regularisation pictures.
     """
     ends = list(accumulate(map(picture_count, material.regularisation)))
     shown = set(material.order)

@@ -10,7 +10,7 @@ from pathlib import Path
 from lorac.check.material import Material, Placed, counted
 from lorac.check.rule import Found
 from lorac.dataset import Folder
-from lorac.kinds.image import Refused, header
+from lorac.kinds.image import Refused
 from lorac.listing import Picture, pictures, shown_path
 
 ENLARGED = 1.5
@@ -22,7 +22,7 @@ CROPPED = 0.25
 def no_background(material: Material) -> Found:
     """L008 undecided-alpha: transparent parts, and nothing said of what is behind them
 
-    Why: a file has some colour under its transparent pixels, often black, and a tagger sees white there. A build
+    Why: A file has some colour under its transparent pixels, often black, and a tagger sees white there. A build
     refuses to choose; sd-scripts trains the hidden colours.
 
     Before:
@@ -34,7 +34,7 @@ def no_background(material: Material) -> Found:
         path = "images/riho_head"
         alpha = "white"
 
-    Remedy: set alpha to a colour, or to "drop" for the hidden ones.
+    Remedy: Set alpha to a colour, or to "drop" for the hidden ones.
     """
     for folder in material.sets:
         if folder.spec.alpha is None and folder.pictures:
@@ -48,7 +48,8 @@ def no_background(material: Material) -> Found:
 def unusable(material: Material) -> Found:
     """L013 unusable-picture: a picture that cannot be opened
 
-    Why: a build refuses it, and other trainers stop hours into a run. Only headers are looked at here.
+    Why: A build refuses it, and other trainers stop hours into a run. Training pictures are decoded here, of
+    regularisation pictures the headers are read.
 
     Before:
         riho_07.png: a page of HTML, saved by mistake
@@ -56,20 +57,17 @@ def unusable(material: Material) -> Found:
     After:
         riho_07.png: a picture
 
-    Remedy: restore the file, convert it to 8-bit RGB, or remove it.
+    Remedy: Restore the file, convert it to 8-bit RGB, or remove it.
     """
-    for folder in material.sets:
-        for captioned in folder.pictures:
-            try:
-                header(captioned.picture.path)
-            except Refused as refusal:
-                yield shown_path(captioned.picture.path), f"the picture {refusal}"
+    for path, seen in material.headers.items():
+        if isinstance(seen, Refused):
+            yield shown_path(path), f"the picture {seen}"
 
 
 def duplicates(material: Material) -> Found:
     """L024 duplicate-picture: two training pictures are the same, or nearly
 
-    Why: a picture that is there twice counts twice. The LoRA learns it by heart, pose and background included, and
+    Why: A picture that is there twice counts twice. The LoRA learns it by heart, pose and background included, and
     held out copies make validation look better than it is. Compared are difference hashes of 16 x 16 bits and the
     colours of tiny versions, so that another expression in the same pose is no copy.
 
@@ -80,7 +78,7 @@ def duplicates(material: Material) -> Found:
     After:
         riho_01.png
 
-    Remedy: remove one of them; to weigh a picture more, use repeats.
+    Remedy: Remove one of them; to weigh a picture more, use repeats.
     """
     seen = list(material.looks.items())
     for number, (path, look) in enumerate(seen):
@@ -92,7 +90,7 @@ def duplicates(material: Material) -> Found:
 def enlarged(material: Material) -> Found:
     """L025 enlarged-picture: pictures much smaller than the training resolution
 
-    Why: a small picture is enlarged to fill its bucket, and the blur is learnt as her style.
+    Why: A small picture is enlarged to fill its bucket, and the blur is learnt as her style.
 
     Before:
         [train]
@@ -103,7 +101,7 @@ def enlarged(material: Material) -> Found:
         [train]
         bucket_no_upscale = true
 
-    Remedy: take larger pictures, or set train.bucket_no_upscale.
+    Remedy: Take larger pictures, or set train.bucket_no_upscale.
     """
     for folder in material.sources:
         found = [(path, placed) for path, placed in _placed(material, folder) if _factor(placed) > ENLARGED]
@@ -122,7 +120,7 @@ def _factor(placed: Placed) -> float:
 def cropped(material: Material) -> Found:
     """L026 cropped-picture: a large part of a picture is cut off
 
-    Why: a picture is scaled to cover its bucket, and what sticks out is cropped. In tall pictures that takes the head
+    Why: A picture is scaled to cover its bucket, and what sticks out is cropped. In tall pictures that takes the head
     or the feet, and a LoRA of cropped figures draws cropped figures.
 
     Before:
@@ -133,7 +131,7 @@ def cropped(material: Material) -> Found:
         [train]
         enable_bucket = true
 
-    Remedy: leave train.enable_bucket on, widen min_bucket_reso and max_bucket_reso, or crop by hand.
+    Remedy: Leave train.enable_bucket on, widen min_bucket_reso and max_bucket_reso, or crop by hand.
     """
     for folder in material.sources:
         found = [(path, placed) for path, placed in _placed(material, folder) if _lost(placed) > CROPPED]
@@ -159,7 +157,7 @@ def _placed(material: Material, folder: Folder) -> Iterator[tuple[str, Placed]]:
 def mixed_roles(material: Material) -> Found:
     """L037 picture-in-two-roles: a training picture is also regularisation or held out
 
-    Why: as a regularisation picture it teaches that the class looks like her, against what the source teaches. As a
+    Why: As a regularisation picture it teaches that the class looks like her, against what the source teaches. As a
     held out picture it makes the validation loss a training loss, which over-fitting does not raise.
 
     Before:
@@ -172,7 +170,7 @@ def mixed_roles(material: Material) -> Found:
         [validation]
         path = "images/riho_held_out"
 
-    Remedy: take the picture out of one of the two folders.
+    Remedy: Take the picture out of one of the two folders.
     """
     recipe = material.recipe
     groups = [("regularisation", f.spec.where, [c.picture for c in f.pictures]) for f in material.regularisation]

@@ -16,7 +16,7 @@ alpha 1 and dim 128: at 5e-5 (0.0011) the likeness was incomplete, at 1e-4 (0.00
 def too_strong(material: Material) -> Found:
     """L007 too-strong: the learning rate went up, and alpha did not go down
 
-    Why: each step changes the weights by about learning rate x alpha / dim. At 1e-3 with alpha 128 of 128 the
+    Why: Each step changes the weights by about learning rate x alpha / dim. At 1e-3 with alpha 128 of 128 the
     article's run diverged (finding 7); with alpha 1 the same rate trained. Optimisers that make the rate themselves
     are left out.
 
@@ -32,7 +32,7 @@ def too_strong(material: Material) -> Found:
         [train]
         learning_rate = 1e-3
 
-    Remedy: lower network.alpha or train.learning_rate.
+    Remedy: Lower network.alpha or train.learning_rate.
     """
     train, network = material.recipe.train, material.recipe.network
     if train.optimizer == "prodigy" or has_relative_step(train.optimizer, train.optimizer_args):
@@ -47,7 +47,7 @@ def too_strong(material: Material) -> Found:
 def rank_one(material: Material) -> Found:
     """L016 rank-one: the network has rank 1
 
-    Why: a single direction in each layer holds the character, the outfit and the background at once. The article's
+    Why: A single direction in each layer holds the character, the outfit and the background at once. The article's
     run with dim 1 had fewer severed heads and unstable results: landscapes, noise (finding 8).
 
     Before:
@@ -59,7 +59,7 @@ def rank_one(material: Material) -> Found:
         dim = 16
         alpha = 1
 
-    Remedy: take a dim of 4 to 128; for a weaker LoRA lower alpha instead.
+    Remedy: Take a dim of 4 to 128; for a weaker LoRA lower alpha instead.
     """
     network = material.recipe.network
     if max(network.block_dims or (network.dim,)) == 1:
@@ -70,7 +70,7 @@ def rank_one(material: Material) -> Found:
 def too_weak(material: Material) -> Found:
     """L035 too-weak: learning rate, alpha and steps are too small together
 
-    Why: weights move by about learning rate x alpha / dim in each step. The article's run with 5e-5, alpha 1, dim 128
+    Why: Weights move by about learning rate x alpha / dim in each step. The article's run with 5e-5, alpha 1, dim 128
     and 2808 steps stayed under-trained: 0.0011 in all, where 0.0022 was a success.
 
     Before:
@@ -84,7 +84,7 @@ def too_weak(material: Material) -> Found:
         [train]
         learning_rate = 1e-4
 
-    Remedy: raise train.learning_rate, network.alpha or the number of steps.
+    Remedy: Raise train.learning_rate, network.alpha or the number of steps.
     """
     train, network = material.recipe.train, material.recipe.network
     if train.optimizer not in ("adamw", "adamw8bit") or not train.unet_lr or "unet" not in network.targets:

@@ -23,7 +23,7 @@ _FACE_HIDDEN = ("behind", "faceless", "mask", "helmet", "sunglasses", "blindfold
 def binding_tags(material: Material) -> Found:
     """L003 binding-tags: `1girl` or `solo` stays in the captions
 
-    Why: these tags are true of every picture of the character, so they come to mean her and her outfit, and prompts
+    Why: These tags are true of every picture of the character, so they come to mean her and her outfit, and prompts
     with them call both (the article's finding 11).
 
     Before:
@@ -34,7 +34,7 @@ def binding_tags(material: Material) -> Found:
         [caption]
         exclude = ["1girl", "solo"]
 
-    Remedy: add the tag to caption.exclude.
+    Remedy: Add the tag to caption.exclude.
     """
     for tag in words.BINDING:
         kept = sum(any(tag == own.casefold() for tags in c.readings for own in tags) for c in material.pictures)
@@ -46,7 +46,7 @@ def binding_tags(material: Material) -> Found:
 def closed_eyes(material: Material) -> Found:
     """L018 untold-closed-eyes: closed eyes in a picture that its caption does not tell
 
-    Why: one picture with closed eyes is enough to close the eyes of the character, unless a tag says so (the
+    Why: One picture with closed eyes is enough to close the eyes of the character, unless a tag says so (the
     article's finding 12). The rule sees tags that the recipe takes out, and captions that name no eyes where nearly
     all others do; without captions it sees nothing: let `lorac tag` write them, and look.
 
@@ -56,7 +56,7 @@ def closed_eyes(material: Material) -> Found:
     After:
         riho_08.txt: izumi riho, orange hair, closed eyes, smile
 
-    Remedy: keep the tag `closed eyes` in the caption, or take the picture out.
+    Remedy: Keep the tag `closed eyes` in the caption, or take the picture out.
     """
     recipe = material.recipe
     for folder in material.sources:
@@ -106,7 +106,7 @@ def mirrored_sides(material: Material) -> Found:
         [train]
         flip_aug = false
 
-    Remedy: take train.flip_aug out for a character whose sides differ.
+    Remedy: Take train.flip_aug out for a character whose sides differ.
     """
     if not material.recipe.train.flip_aug:
         return
@@ -124,7 +124,7 @@ def mirrored_sides(material: Material) -> Found:
 def excluded_scene(material: Material) -> Found:
     """L036 excluded-scene: a tag of pose, framing, expression or background is taken out
 
-    Why: what no tag names comes with the trigger. That is wanted of hair and eyes, which are always hers. A
+    Why: What no tag names comes with the trigger. That is wanted of hair and eyes, which are always hers. A
     background or a pose taken out comes with her into every prompt.
 
     Before:
@@ -135,7 +135,7 @@ def excluded_scene(material: Material) -> Found:
         [caption]
         exclude = ["orange hair"]
 
-    Remedy: exclude only what is always hers; leave in what shall change.
+    Remedy: Exclude only what is always hers; leave in what shall change.
     """
     recipe = material.recipe
     met = Counter(tag.casefold() for c in material.pictures for tag in dict.fromkeys(tags_of(c)))

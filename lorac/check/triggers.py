@@ -25,7 +25,7 @@ ALMOST = 0.8
 def no_trigger(material: Material) -> Found:
     """L004 no-trigger: a source has no trigger words
 
-    Why: what is learnt hangs on words. Without a trigger it spreads over all tags of the captions, and no word in a
+    Why: What is learnt hangs on words. Without a trigger it spreads over all tags of the captions, and no word in a
     prompt calls the character.
 
     Before:
@@ -37,7 +37,7 @@ def no_trigger(material: Material) -> Found:
         path = "images/riho"
         trigger = ["izumi riho"]
 
-    Remedy: give each source at least one trigger word that the base does not know.
+    Remedy: Give each source at least one trigger word that the base does not know.
     """
     for folder in material.sources:
         if not folder.spec.trigger:
@@ -47,7 +47,7 @@ def no_trigger(material: Material) -> Found:
 def shuffled_trigger(material: Material) -> Found:
     """L005 shuffled-trigger: shuffling moves the trigger away from the front
 
-    Why: the text encoder reads the front of a caption most, and what stands behind the token limit is cut off. A
+    Why: The text encoder reads the front of a caption most, and what stands behind the token limit is cut off. A
     trigger that keep_tokens does not hold lands anywhere. keep_tokens counts tags between commas, not words.
 
     Before:
@@ -59,7 +59,7 @@ def shuffled_trigger(material: Material) -> Found:
         shuffle_caption = true
         keep_tokens = 1
 
-    Remedy: set caption.keep_tokens to the number of trigger tags, or put a keep_tokens_separator into all captions.
+    Remedy: Set caption.keep_tokens to the number of trigger tags, or put a keep_tokens_separator into all captions.
     """
     recipe = material.recipe
     if not recipe.caption.shuffle_caption:
@@ -76,7 +76,7 @@ def shuffled_trigger(material: Material) -> Found:
 def nested_trigger(material: Material) -> Found:
     """L021 nested-trigger: a trigger is part of another one
 
-    Why: a prompt with the longer trigger also says the shorter one, so both are called at once, and neither can be
+    Why: A prompt with the longer trigger also says the shorter one, so both are called at once, and neither can be
     had alone. The article's triggers share no word: izumi riho, kkdancer, rihocloth.
 
     Before:
@@ -87,7 +87,7 @@ def nested_trigger(material: Material) -> Found:
         trigger = ["riho"]
         trigger = ["kkdancer"]
 
-    Remedy: take words for triggers that do not contain each other.
+    Remedy: Take words for triggers that do not contain each other.
     """
     places = {tag: folder.spec.where for folder in material.sources for tag in triggers_of([folder])}
     for inner, outer in permutations(places, 2):
@@ -99,7 +99,7 @@ def nested_trigger(material: Material) -> Found:
 def common_trigger(material: Material) -> Found:
     """L022 common-trigger: a trigger is an ordinary tag
 
-    Why: the base knows the word already and draws what it means in general; the LoRA has to work against that, and
+    Why: The base knows the word already and draws what it means in general; the LoRA has to work against that, and
     then changes the word's meaning wherever it is used.
 
     Before:
@@ -108,7 +108,7 @@ def common_trigger(material: Material) -> Found:
     After:
         trigger = ["rihomaid"]
 
-    Remedy: invent a word, and look it up in the tagger's selected_tags.csv.
+    Remedy: Invent a word, and look it up in the tagger's selected_tags.csv.
     """
     known = _ordinary_tags(material.recipe)
     for folder in material.sources:
@@ -139,7 +139,7 @@ def triggers_of(sources: Sequence[Folder]) -> frozenset[str]:
 def regularised_trigger(material: Material) -> Found:
     """L023 trigger-in-regularisation: a regularisation caption has a trigger word
 
-    Why: regularisation pictures show what the class looks like without the LoRA. With the trigger in their captions
+    Why: Regularisation pictures show what the class looks like without the LoRA. With the trigger in their captions
     they teach that the trigger means just anyone, in half of all steps.
 
     Before:
@@ -152,7 +152,7 @@ def regularised_trigger(material: Material) -> Found:
         path = "images/1girl"
         caption = "1girl"
 
-    Remedy: caption regularisation pictures with what they show, and never with a trigger.
+    Remedy: Caption regularisation pictures with what they show, and never with a trigger.
     """
     triggers = triggers_of(material.sources)
     for folder in material.regularisation:
@@ -169,7 +169,7 @@ def regularised_trigger(material: Material) -> Found:
 def unsampled_trigger(material: Material) -> Found:
     """L033 unsampled-trigger: sample prompts lack the trigger, or misspell it
 
-    Why: pictures drawn without the trigger do not show what was learnt, and every figure measured on them says
+    Why: Pictures drawn without the trigger do not show what was learnt, and every figure measured on them says
     nothing.
 
     Before:
@@ -180,7 +180,7 @@ def unsampled_trigger(material: Material) -> Found:
         [sample]
         prompts = ["1girl, izumi riho, smile"]
 
-    Remedy: put a trigger word into at least one prompt, as the source spells it.
+    Remedy: Put a trigger word into at least one prompt, as the source spells it.
     """
     recipe = material.recipe
     triggers = triggers_of(material.sources)
