@@ -169,6 +169,7 @@ CASES = [
         r"5 pictures show the same clothes \(cardigan, plaid skirt\)",
         files={**captions(*SAME), "pictures/5.txt": EYES},
     ),
+    no("L020", files=captions(*[f"{EYES}, shirt, {other}" for other in ("skirt", "shorts", "jeans", "apron", "vest")])),
     no("L020", files=captions(*SAME[:2])),
     yes(
         "L021",
@@ -276,8 +277,9 @@ CASES = [
     no("L036", {"caption.exclude": '["1girl", "solo", "sitting", "orange hair"]'}),
     yes(
         "L037",
-        "6 of 6 validation pictures are training pictures, too, first pictures/0.png",
-        {"validation.path": "pictures"},
+        "1 of 3 validation pictures are training pictures, too, first dolls/7.png",
+        {"validation.path": "dolls"},
+        files={"dolls/7.png": noise(0), "dolls/7.txt": EYES},
     ),
     yes(
         "L037",

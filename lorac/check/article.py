@@ -26,7 +26,8 @@ def heads_without_regularisation(material: Material) -> Found:
 
     Why: Material that shows heads and nothing else teaches the trigger that there is no body: severed heads. Without
     regularisation pictures, or with transparent ones, which show nothing, the article got them; with 400 ordinary
-    pictures of `1girl` they were almost gone (finding 4).
+    pictures of `1girl` they were almost gone (finding 4). Heads are told by compact outlines, of cut-outs or before a
+    plain background, that end above the lower border, and by captions without a word of pose, framing or clothes.
 
     Before:
         [[regularisation]]

@@ -21,6 +21,10 @@ from lorac.errors import InputError, Problem
 from lorac.recipe.recipe import Recipe
 
 
+SHOWN = 6
+"""How many recipes of a matrix a line names."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """`where` is a line of the recipe or a file. `recipes` are the names of those it holds for, empty for all."""
@@ -31,7 +35,8 @@ class Finding:
     recipes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        only = f" ({', '.join(self.recipes)})" if self.recipes else ""
+        names = [*self.recipes[:SHOWN], "…"] if len(self.recipes) > SHOWN else self.recipes
+        only = f" ({', '.join(names)})" if names else ""
         return f"{self.where}: {self.code} {self.text}{only}"
 
     def facts(self) -> dict[str, Any]:

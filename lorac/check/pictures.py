@@ -161,14 +161,11 @@ def mixed_roles(material: Material) -> Found:
     held out picture it makes the validation loss a training loss, which over-fitting does not raise.
 
     Before:
-        [[source]]
-        path = "images/riho"
-        [validation]
-        path = "images/riho"
+        images/riho/07.png
+        images/riho_held_out/07.png
 
     After:
-        [validation]
-        path = "images/riho_held_out"
+        images/riho_held_out/07.png
 
     Remedy: Take the picture out of one of the two folders.
     """
