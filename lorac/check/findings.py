@@ -20,7 +20,6 @@ from lorac.dataset import Folder, folders
 from lorac.errors import InputError, Problem
 from lorac.recipe.recipe import Recipe
 
-
 SHOWN = 6
 """How many recipes of a matrix a line names."""
 
