@@ -176,7 +176,7 @@ CASES = [
         'trigger "izumi riho dance" contains the trigger "izumi riho"',
         lines=source("dolls", "izumi riho dance") + source("kimonos", "rk"),
     ),
-    no("L021", lines=source("dolls", "izumiriho") + source("kimonos", "riho dance")),
+    no("L021", lines=source("dolls", "izumi rihocloth") + source("kimonos", "riho dance")),
     yes(
         "L022",
         'the trigger "smile" is an ordinary tag',
@@ -242,6 +242,7 @@ CASES = [
         "pictures/0.txt: L030 1 of 6 captions are sentences",
         files=captions("a girl with purple eyes is standing in a school"),
     ),
+    no("L030", files=captions(*[f"a girl with purple eyes is walking to the {place}" for place in "ABCDEF"])),
     no("L030", files=captions("girl with purple eyes, orange hair")),
     yes(
         "L031",
