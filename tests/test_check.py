@@ -112,6 +112,19 @@ def test_the_matrix_of_the_article_s_runs(tmp_path: Path, monkeypatch: pytest.Mo
     assert line.endswith("lower alpha (runs-alpha128-lr1e-3)")
 
 
+def test_a_line_that_recipes_inherit_names_those_it_is_true_of(project: Path) -> None:
+    text = (project / "recipe.toml").read_text("utf-8")
+    (project / "recipe.toml").write_text(text.replace("alpha = 2", "alpha = 4"), "utf-8")
+    (project / "heads.toml").write_text(
+        'extends = "recipe.toml"\n[[source]]\npath = "heads"\nalpha = "white"\ntrigger = ["izumi riho"]\nrepeats = 2\n',
+        "utf-8",
+    )
+    (project / "other.toml").write_text('extends = "recipe.toml"\n', "utf-8")
+    alone = lorac("check", "heads.toml").stdout
+    assert alone.endswith("severed heads; set alpha = 1\n")
+    assert lorac("check", "heads.toml", "other.toml").stdout == alone.replace("= 1\n", "= 1 (heads)\n")
+
+
 # -- heads, places, copies -------------------------------------------------------------------------
 
 

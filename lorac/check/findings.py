@@ -1,7 +1,7 @@
 """`lorac check`: what the rules find in recipes, with what each recipe ignores left out.
 
-The points of a matrix share nearly everything, so a finding is shown once for a file; one that does not hold for all
-of the file's recipes names those for which it does.
+The points of a matrix share nearly everything, so a finding is shown once; one that does not hold for all of a file's
+recipes names those for which it does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lorac.check.material import Material, counted
 from lorac.check.registry import RULES
 from lorac.dataset import Folder, folders
 from lorac.errors import InputError, Problem
+from lorac.listing import shown_path
 from lorac.recipe.recipe import Recipe
 
 SHOWN = 6
@@ -58,16 +59,28 @@ def findings(recipes: Sequence[Recipe], progress: Progress | None = None) -> lis
     if unknown:
         raise InputError(list(dict.fromkeys(unknown)))
     seen = Looks(progress)
-    holds: dict[tuple[Path, Finding], list[str]] = {}
+    holds: dict[Finding, list[Recipe]] = {}
     for recipe in recipes:
         for finding in dict.fromkeys(_of(recipe, seen)):
-            holds.setdefault((recipe.file, finding), []).append(recipe.name)
+            holds.setdefault(finding, []).append(recipe)
     points = Counter(recipe.file for recipe in recipes)
-    found = (
-        replace(finding, recipes=() if len(names) == points[file] else tuple(names))
-        for (file, finding), names in holds.items()
-    )
-    return list(dict.fromkeys(found))
+    return [
+        finding if _is_general(finding, of, points) else replace(finding, recipes=tuple(recipe.name for recipe in of))
+        for finding, of in holds.items()
+    ]
+
+
+def _is_general(finding: Finding, of: Sequence[Recipe], points: Counter[Path]) -> bool:
+    """Whether a finding needs no names: it holds for all points of a file, and its place says which file that is.
+
+    A line of a recipe that others extend says that only where it holds for all of them.
+    """
+    files = Counter(recipe.file for recipe in of)
+    if any(files[file] < points[file] for file in files):
+        return False
+    label = finding.where.rpartition(":")[0]
+    inherited = label.endswith(".toml") and all(label != shown_path(file) for file in files)
+    return not inherited or len(files) == len(points)
 
 
 def _of(recipe: Recipe, seen: Looks) -> Iterator[Finding]:
