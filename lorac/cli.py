@@ -249,19 +249,51 @@ def why(target: str, sets: tuple[str, ...], base: str | None, store: Path) -> No
 
 
 @main.command(short_help="Look for likely mistakes.")
-@recipe_options
+@click.argument("recipes", nargs=-1, type=PATH, metavar="RECIPE...")
+@set_option
+@base_option
+@click.option("--explain", metavar="CODE", help='Explain a rule, or "all", instead of checking.')
+@click.option("--list", "listed", is_flag=True, help="List the rules instead of checking.")
+@click.option(
+    "--format", "style", type=click.Choice(["text", "json", "markdown"]), default="text", help="markdown: of --list."
+)
 @click.pass_context
-def check(ctx: click.Context, recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> None:
+def check(
+    ctx: click.Context,
+    recipes: tuple[Path, ...],
+    sets: tuple[str, ...],
+    base: str | None,
+    explain: str | None,
+    listed: bool,
+    style: str,
+) -> None:
     """Look for likely mistakes in each RECIPE, its pictures and its captions; exit code 1 if there are any."""
-    from lorac.check import findings
+    from lorac.check import explain as words
+    from lorac.check.findings import findings, summary
     from lorac.recipe.load import load
 
-    found = [finding for recipe in load(recipes, sets, base) for finding in findings(recipe)]
-    for finding in dict.fromkeys(found):
-        click.echo(str(finding))
+    if listed or explain is not None:
+        told = {"text": words.listing, "json": words.as_json, "markdown": words.markdown}[style]
+        click.echo(told() if explain is None else words.explained(explain), nl=style != "markdown")
+        return
+    if not recipes:
+        raise click.UsageError("Missing argument 'RECIPE...'.", ctx)
+    found = findings(load(recipes, sets, base), _show_reading if sys.stderr.isatty() else None)
+    if style == "json":
+        click.echo(json.dumps([finding.facts() for finding in found], indent=2, ensure_ascii=False))
+    else:
+        for finding in found:
+            click.echo(str(finding))
+        click.echo(summary(found), err=True)
     if found:
         ctx.exit(1)
-    click.echo("no findings", err=True)
+
+
+def _show_reading(done: int, of: int) -> None:
+    """A moving line while many pictures are read, wiped at the end."""
+    if of >= 200 and (done % 20 == 0 or done == of):
+        text = f"reading pictures: {done} of {of}"
+        click.echo("\r" + (text if done < of else " " * len(text) + "\r"), err=True, nl=False)
 
 
 @main.command(short_help="Print final captions and their tokens.")

@@ -608,8 +608,8 @@ def test_check_knows_how_strongly_a_lora_learns(fresh: Path, settings: dict[str,
 
 def test_check_and_plan_name_what_a_build_would_refuse(fresh: Path) -> None:
     """Transparent parts without alpha, and pictures without a caption; a tagger would write those."""
+    Image.new("RGBA", (72, 64), "blue").save(fresh / "pictures" / "opaque.png")
     cut = Image.new("RGBA", (72, 64), "red")
-    cut.save(fresh / "pictures" / "opaque.png")
     cut.putpixel((3, 3), (0, 0, 0, 0))
     cut.save(fresh / "pictures" / "cut.png")
     silent = {"source[0].trigger": "[]"}

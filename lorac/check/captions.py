@@ -1,0 +1,264 @@
+"""Rules about the texts beside the pictures."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from difflib import get_close_matches
+
+from lorac.captions import split_tags, unmatched
+from lorac.check.material import Material, counted, place_of
+from lorac.check.rule import Found
+from lorac.check.triggers import ALMOST
+from lorac.dataset import fitting
+from lorac.listing import shown_path
+
+_CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}")
+_MARK = re.compile(r"\|\|\|")
+_SYNTAX = (
+    (re.compile(r"<(?:lora|lyco|hypernet):[^>]*>", re.IGNORECASE), "loads no LoRA here"),
+    (re.compile(r"\([^()]+:\d+(?:\.\d+)?\)"), "is no weight here"),
+    (re.compile(r"\\[()]"), "is no escaped bracket here"),
+)
+_JOINING = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "is",
+        "are",
+        "was",
+        "with",
+        "of",
+        "in",
+        "on",
+        "at",
+        "and",
+        "her",
+        "his",
+        "its",
+        "she",
+        "he",
+        "wearing",
+    ]
+)
+SENTENCE = 6
+"""Words between two commas from which a text may be a sentence; tags have at most four."""
+FEW_TO_COMPARE = 4
+
+
+def misspelt_rule(material: Material) -> Found:
+    """L001 misspelt-rule: an exclude or replace rule meets no tag, but almost one
+
+    Why: A rule with a typing error does nothing, in silence. One that is like no tag at all is left alone, because
+    recipes share lists of tags to exclude; so are all rules where a tagger writes captions: `lorac tag` tells.
+
+    Before:
+        [caption]
+        exclude = ["orange hiar"]
+
+    After:
+        [caption]
+        exclude = ["orange hair"]
+
+    Remedy: Spell the tag as the captions do; case and `_` for a space do not matter.
+    """
+    recipe = material.recipe
+    if any(captioned.tagged for captioned in material.pictures):
+        return
+    raws = [captioned.raw for captioned in material.pictures if captioned.raw is not None]
+    named = (*recipe.caption.exclude, *recipe.caption.replace)
+    tags = {tag for raw in raws for tag in split_tags(raw)} - set(split_tags(",".join(named)))
+    for rule in unmatched(recipe.rules(recipe.sources[0]), raws):
+        for meant in get_close_matches(rule, tags, n=1, cutoff=ALMOST):
+            where = recipe.where("caption.exclude" if rule in recipe.caption.exclude else "caption.replace")
+            yield where, f'the rule for "{rule}" meets no tag; did you mean "{meant}"?'
+
+
+def truncated(material: Material) -> Found:
+    """L002 cut-off-caption: tags lie behind the token limit
+
+    Why: CLIP reads windows of 75 tokens. What is behind train.max_token_length is cut off and never learnt; with
+    shuffle_caption, other tags each time.
+
+    Before:
+        [train]
+        max_token_length = 75
+
+    After:
+        [train]
+        max_token_length = 150
+
+    Remedy: Raise train.max_token_length to 150 or 225, or shorten the caption.
+    """
+    limit = material.recipe.train.max_token_length
+    for folder in material.sets:
+        for captioned in folder.pictures:
+            count, tags = captioned.longest()
+            if count > limit:
+                lost = len(tags) - fitting(tags, limit)
+                remedy = "raise train.max_token_length" if limit < 225 else "shorten it"
+                text = f"the caption has {count} tokens, {lost} of its tags are behind the limit of {limit}; {remedy}"
+                yield place_of(captioned), text
+
+
+def no_caption(material: Material) -> Found:
+    """L009 no-caption: pictures have no text file, no trigger and no tagger
+
+    Why: A build refuses them, because an empty caption teaches every prompt to look like the picture.
+
+    Before:
+        [[source]]
+        path = "images/riho"
+
+    After:
+        [tagger]
+        model = "builtin:mini"
+
+    Remedy: Write NAME.txt beside NAME.png, give trigger words, or let a tagger write the captions.
+    """
+    recipe = material.recipe
+    if recipe.tagger.model is not None:
+        return
+    for folder in material.sets:
+        found = [c.picture.path for c in folder.pictures if c.raw is None and not c.text]
+        if found:
+            text = f"{len(found)} of {len(folder.pictures)} pictures have no caption, first {shown_path(found[0])}"
+            remedy = f"write {recipe.caption.extension} files beside them, or give them " + (
+                "caption = …" if folder.regularisation else "trigger words"
+            )
+            yield folder.spec.where, f"{text}; {remedy}"
+
+
+def no_mark(material: Material) -> Found:
+    """L010 missing-mark: the keep_tokens_separator is in no caption
+
+    Why: Without the mark nothing is kept in front, and shuffling moves every tag but the first keep_tokens.
+
+    Before:
+        keep_tokens_separator = "|||"
+        riho_01.txt: izumi riho, smile, outdoors
+
+    After:
+        keep_tokens_separator = "|||"
+        riho_01.txt: izumi riho ||| smile, outdoors
+
+    Remedy: Write the mark behind the tags that stay in front, or use keep_tokens.
+    """
+    mark = material.recipe.caption.keep_tokens_separator
+    if mark and not any(mark in captioned.text for folder in material.sets for captioned in folder.pictures):
+        text = f'the mark "{mark}" is in no caption; write it behind the tags that stay in front'
+        yield material.recipe.where("caption.keep_tokens_separator"), text
+
+
+def unread_signs(material: Material) -> Found:
+    """L011 unread-sign: a caption has choices or marks that the recipe does not read
+
+    Why: Captions written for kohya's wildcards are trained word for word, brackets and all, where the recipe does not
+    say that they have a meaning.
+
+    Before:
+        riho_01.txt: izumi riho, {red|blue} hat
+
+    After:
+        [caption]
+        enable_wildcard = true
+
+    Remedy: Set caption.enable_wildcard or caption.keep_tokens_separator, or write plain tags.
+    """
+    caption = material.recipe.caption
+    for sign, what, key, off in (
+        (_CHOICE, "a choice such as {a|b}", "enable_wildcard = true", not caption.enable_wildcard),
+        (_MARK, "the mark |||", 'keep_tokens_separator = "|||"', not caption.keep_tokens_separator),
+    ):
+        found = [c for folder in material.sets for c in folder.pictures if off and sign.search(c.text)]
+        if found:
+            text = f"the caption has {what}, which is trained as written"
+            others = f", as in {len(found) - 1} more" if len(found) > 1 else ""
+            yield place_of(found[0]), f"{text}{others}; set caption.{key}"
+
+
+def mixed_captions(material: Material) -> Found:
+    """L030 mixed-captions: some captions are sentences, others are lists of tags
+
+    Why: Two languages for the same things halve what each of them learns. Shuffling, keep_tokens and exclude work on
+    what stands between commas, and tear sentences apart.
+
+    Before:
+        riho_01.txt: a girl with orange hair is standing in front of a school
+        riho_02.txt: orange hair, standing, school
+
+    After:
+        riho_01.txt: orange hair, standing, school
+        riho_02.txt: orange hair, standing, school
+
+    Remedy: Write all captions in the style that the base was trained on: tags for anime models.
+    """
+    told = [captioned for captioned in material.pictures if captioned.raw is not None]
+    sentences = [captioned for captioned in told if _is_sentence(captioned.raw or "")]
+    lists = [captioned for captioned in told if _is_list(captioned.raw or "")]
+    if sentences and lists:
+        few, what = min((sentences, "sentences"), (lists, "lists of tags"), key=lambda pair: len(pair[0]))
+        other = "lists of tags" if few is sentences else "sentences"
+        text = f"{len(few)} of {len(told)} captions are {what}, this one first, and others are {other}; take one style"
+        yield place_of(few[0]), text
+
+
+def _is_sentence(raw: str) -> bool:
+    parts = [part.casefold().strip(" .\n").split() for part in raw.split(",")]
+    return any(len(part) >= SENTENCE and _JOINING.intersection(part) for part in parts)
+
+
+def _is_list(raw: str) -> bool:
+    tags = split_tags(raw)
+    return len(tags) >= 3 and all(len(tag.split()) < SENTENCE for tag in tags)
+
+
+def prompt_syntax(material: Material) -> Found:
+    """L031 prompt-syntax: a web UI's prompt syntax in a caption or a sample prompt
+
+    Why: `<lora:…>`, `(tag:1.2)` and `\\(` are read by web UIs before the text encoder sees them. lorac has no such
+    step: a caption teaches the signs as words, and a sample prompt draws them. Taggers that escape brackets leave
+    `\\(` behind.
+
+    Before:
+        riho_01.txt: izumi riho, (smile:1.2), bow \\(ribbon\\)
+
+    After:
+        riho_01.txt: izumi riho, smile, bow (ribbon)
+
+    Remedy: Write plain tags; for the LoRA's weight in samples use sample.strengths.
+    """
+    recipe = material.recipe
+    texts = [(place_of(c), "the caption", c.raw or "") for folder in material.sets for c in folder.pictures]
+    for number, entry in enumerate(material.prompts):
+        place = recipe.where(f"sample.prompts[{number}]")
+        texts += [(place, "the prompt", entry.prompt), (place, "the negative prompt", entry.negative or "")]
+    for where, what, text in texts:
+        for sign, meaning in _SYNTAX:
+            if match := sign.search(text):
+                yield where, f'{what} has "{match[0]}", which {meaning}; write plain tags'
+
+
+def same_captions(material: Material) -> Found:
+    """L032 same-captions: all captions of a source are the same
+
+    Why: What no tag tells apart is learnt as one thing. Pose, clothes, expression and background then come with the
+    trigger, and prompts cannot change them.
+
+    Before:
+        riho_01.txt: izumi riho
+        riho_02.txt: izumi riho
+
+    After:
+        riho_01.txt: izumi riho, smile, standing, school
+        riho_02.txt: izumi riho, open mouth, sitting, beach
+
+    Remedy: Tag what differs from picture to picture, by hand or with a [tagger].
+    """
+    for folder in material.sources:
+        texts = Counter(c.text for c in folder.pictures if not c.tagged)
+        if len(texts) == 1 and texts.total() == len(folder.pictures) >= FEW_TO_COMPARE and "" not in texts:
+            shown = next(iter(texts))
+            text = f'all {counted(len(folder.pictures), "caption")} of {folder.label} are "{shown[:60]}"'
+            yield folder.spec.where, f"{text}; tag what differs, or set tagger.model"
