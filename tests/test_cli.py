@@ -154,14 +154,14 @@ def test_a_dry_run_says_what_would_run_and_makes_nothing(fresh: Path) -> None:
     assert "  image[pictures]    will run  3 of 3" in lines
     assert "  source[pictures]   found          3" in lines
     assert "  train              may run" in lines
-    assert lines[-1] == "3 found, 5 will run, 9 may run"
+    assert lines[-1] == "3 found, 5 will run, 11 may run"
     assert not Path("build").exists() and not Path(".lorac").exists()
 
 
 def test_a_dry_run_of_what_is_built_finds_everything(reading: Path) -> None:
     lines = output("build", "-n", "recipe.toml").splitlines()
     assert "  caption[pictures]  found          3" in lines
-    assert lines[-1] == "17 found"
+    assert lines[-1] == "19 found"
     facts = [json.loads(line) for line in output("build", "-n", "--json", "recipe.toml").splitlines()]
     assert {fact["outlook"] for fact in facts} == {"found"}
     assert {fact["node"].partition(":")[2].partition("[")[0] for fact in facts} == KINDS
