@@ -80,8 +80,8 @@ def test_a_folder_of_the_same_weights_gives_the_same_lora(built_copy: Path, tiny
     folder_of(tiny_base, built_copy / "フォルダ")
     facts = build("--base", "フォルダ", "--set", "train.clip_skip=2")
     single = build("--set", "train.clip_skip=2")
-    assert runs(facts) == {"weights": 1, "export": 2, "report": 1}
-    assert runs(single).keys() <= {"export", "report"}
+    assert runs(facts) == {"weights": 1, "export": 2, "sidecar": 1, "report": 1}
+    assert runs(single).keys() <= {"export", "sidecar", "report"}
 
 
 def test_a_base_in_many_files_is_one_base(built_copy: Path, tiny_base: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_base_in_many_files_is_one_base(built_copy: Path, tiny_base: Path) -> 
 
 def test_a_vae_of_its_own_is_what_latents_are_made_with(built_copy: Path, tiny_base: Path) -> None:
     write_vae(tiny_base, built_copy / "同じ.safetensors")
-    assert runs(build("--set", "train.vae=同じ.safetensors")).keys() == {"weights", "export", "report"}
+    assert runs(build("--set", "train.vae=同じ.safetensors")).keys() == {"weights", "export", "sidecar", "report"}
     write_vae(tiny_base, built_copy / "別.safetensors", 0.9)
     changed = runs(build("--set", "train.vae=別.safetensors"))
     assert changed["weights"] == 1
@@ -121,7 +121,7 @@ def test_a_base_without_a_vae_of_its_own(built_copy: Path, tiny_base: Path, form
         cut(tiny_base, built_copy / name / "基", form)
         facts = build("--base", f"{name}/基", "--set", "train.vae=vae.safetensors")
         files[name] = Path("build/recipe/recipe.safetensors").replace(f"{name}.safetensors")
-    assert runs(facts) == {"weights": 1, "export": 2}, "the models' blobs are the same"
+    assert runs(facts) == {"weights": 1, "export": 2, "sidecar": 1}, "the models' blobs are the same"
     whole, pruned = (load_file(file) for file in files.values())
     assert whole.keys() == pruned.keys()
     assert all(torch.equal(whole[name], pruned[name]) for name in whole)

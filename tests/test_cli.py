@@ -154,14 +154,14 @@ def test_a_dry_run_says_what_would_run_and_makes_nothing(fresh: Path) -> None:
     assert "  image[pictures]    will run  3 of 3" in lines
     assert "  source[pictures]   found          3" in lines
     assert "  train              may run" in lines
-    assert lines[-1] == "3 found, 5 will run, 9 may run"
+    assert lines[-1] == "3 found, 5 will run, 11 may run"
     assert not Path("build").exists() and not Path(".lorac").exists()
 
 
 def test_a_dry_run_of_what_is_built_finds_everything(reading: Path) -> None:
     lines = output("build", "-n", "recipe.toml").splitlines()
     assert "  caption[pictures]  found          3" in lines
-    assert lines[-1] == "17 found"
+    assert lines[-1] == "19 found"
     facts = [json.loads(line) for line in output("build", "-n", "--json", "recipe.toml").splitlines()]
     assert {fact["outlook"] for fact in facts} == {"found"}
     assert {fact["node"].partition(":")[2].partition("[")[0] for fact in facts} == KINDS
@@ -234,10 +234,10 @@ def test_a_null_build_runs_nothing_and_imports_nothing_heavy(built_copy: Path) -
     lines = done.stderr.splitlines()
     assert len(lines) == 6
     assert all(re.fullmatch(r" +[0-9.]+ k?B  build/recipe/\S+  \(unchanged\)", line) for line in lines[:-1])
-    assert re.fullmatch(r"0 made, 28 found, \d+\.\d s", lines[-1])
+    assert re.fullmatch(r"0 made, 30 found, \d+\.\d s", lines[-1])
     facts = json.loads((built_copy / "build/recipe/build.json").read_text("utf-8"))
     assert facts["runs"] == 0
-    assert facts["hits"] == 28
+    assert facts["hits"] == 30
     after = contents(built_copy / "build")
     del before["recipe/build.json"], after["recipe/build.json"]
     assert after == before, "neither bytes nor times of the outputs change"

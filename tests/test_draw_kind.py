@@ -23,7 +23,7 @@ from lorac.sd.safetensors import serialise
 from lorac.sd.sampler import sample
 from lorac.sd.tokenizer import Tokenizer, chunk
 from lorac.sd.vae import SCALE
-from lorac.sheet import parted
+from lorac.sheet import parted, png
 from tests.loras import fill
 from tests.one_item import of_blobs
 
@@ -198,3 +198,21 @@ def test_the_preview_is_drawn_at_the_strength_that_web_uis_insert(
 
 def test_without_prompts_there_is_no_preview() -> None:
     assert beside(0.7, [], prompts=0)[1] == b""
+
+
+# -- the report's grid -----------------------------------------------------------------------------------------------
+
+
+def test_a_row_of_the_report_shows_the_first_pictures_by_strength() -> None:
+    from lorac.kinds.report import _rows
+
+    def of_colour(number: int) -> Image.Image:
+        return Image.new("RGB", (4, 2), (number, 0, 0))
+
+    blobs = {f"{number}".encode(): png(of_colour(number)) for number in range(6)}
+    columns = {"off_first": [b"0", b"1"], "first": [b"2", b"3", b"4", b"5"]}
+    rows = list(_rows(of_blobs(blobs, params={"strengths": [0.0, 0.5, 1.0]}, columns=columns)))
+    shown = [[picture.getpixel((0, 0)) for picture in parted(row, 3)] for row in rows]
+    assert shown == [[(n, 0, 0) for n in numbers] for numbers in ((0, 2, 3), (1, 4, 5))]
+    (only,) = _rows(of_blobs(blobs, params={"strengths": [0.0]}, columns={"off_first": [b"5"]}))
+    assert only == blobs[b"5"]

@@ -418,8 +418,6 @@ def test_another_comment_makes_the_files_and_the_report(site: Site) -> None:
         ("sample", {"prompts": ["izumi riho", "1girl"]}, {"draw": 2, "sidecar": 1, "report": 1}),
         ("sample", {"prompts": ["1girl", "izumi riho"]}, {"draw": 2, "sidecar": 1, "report": 1}),
         ("sample", {"strengths": [0.5, 1.0]}, {"draw": 1, "sidecar": 1, "report": 1}),
-        ("evaluate", {"count": 1}, {}),
-        ("evaluate", {"count": 2}, {"draw": 2, "report": 1}),
         ("output", {"precision": "fp32"}, {"export": 2}),
         ("output", {"preferred_weight": 0.2}, {"sidecar": 1}),
         ("output", {"notes": "head only"}, {"sidecar": 1}),

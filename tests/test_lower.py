@@ -462,11 +462,17 @@ def test_pictures_without_the_lora_and_with_it_are_nodes_of_their_own(folder: Pa
     assert [dict(item) for item in off.items] == texts
     assert [dict(item) for item in on.items] == [{**text, "strength": s} for text in texts for s in (0.5, 1.0)]
     assert "lora" not in off.inputs and on.inputs["lora"].take is Take.LAST
-    assert off.params == on.params and off.params["count"] == 4
+    assert off.params == on.params
     ports = {port: source for port, source in on.inputs.items() if port != "lora"}
     assert ports == off.inputs and ports.keys() == {"unet", "vae", "text"}
     (only,) = (node for node in graph(folder, {"sample.strengths": [0]}).nodes if node.kind == "draw")
-    assert "lora" not in only.inputs and only.params["count"] == 1
+    assert "lora" not in only.inputs
+
+
+@pytest.mark.parametrize(("count", "drawn"), [(0, 1), (1, 1), (16, 16)])
+def test_a_sheet_has_as_many_pictures_as_are_evaluated(folder: Path, count: int, drawn: int) -> None:
+    made = graph(folder, {"evaluate.count": count, "evaluate.tagger": "builtin:mini"})
+    assert [node.params["count"] for node in made.nodes if node.kind == "draw"] == [drawn, drawn]
 
 
 @pytest.mark.parametrize("setting", ["train.learning_rate", "network.alpha"])
