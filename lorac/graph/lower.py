@@ -21,6 +21,7 @@ import msgspec
 
 from lorac.digest import Value
 from lorac.errors import InputError, Problem
+from lorac.graph.draw import by_kind, kinds_of
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
@@ -309,8 +310,10 @@ class _Lowering:
             "comment": recipe.output.comment,
             "folders": [self._folder(pictures) for pictures in sets],
             "settings": {**self._settings(), "sample": msgspec.to_builtins(recipe.sample)},
+            "sets": [self._written(pictures.folder) for pictures in sets],
             "prompts": self._prompts() if sample else [],
             "strengths": self._strengths(),
+            "count": max(1, recipe.evaluate.count),
         }
         inputs = {
             "losses": Input(train, "losses"),
@@ -322,8 +325,24 @@ class _Lowering:
         for number, pictures in enumerate(sets):
             inputs[f"name.{number}"] = Input(pictures.source, "name")
             inputs[f"caption.{number}"] = Input(pictures.caption, "caption")
+            inputs[f"raw.{number}"] = Input(pictures.caption, "raw")
             inputs[f"pixels.{number}"] = Input(pictures.image, "pixels")
+        before = by_kind(self.graph.of_recipe(recipe.name))
+        params["graph"] = {**before, "report": sorted(kinds_of(inputs.values()))}
         return self._add("report", params, inputs)
+
+    def _written(self, folder: PictureSet) -> dict[str, Value]:
+        """A picture set as the recipe writes it; a folder that is not below the recipe has only its name."""
+        home = PurePath(self.recipe.file.absolute().parent)
+        path = PurePath(folder.path)
+        shown = path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
+        place: dict[str, Value] = {"path": shown}
+        if folder.generate:
+            place = {"generate": msgspec.to_builtins(folder.generate)}
+        words: dict[str, Value] = {"caption": folder.caption or ""}
+        if not folder.regularisation:
+            words = {"trigger": list(folder.trigger)}
+        return {**place, "repeats": folder.repeats, **words, "alpha": folder.alpha, "alpha_mask": folder.alpha_mask}
 
     def _settings(self) -> dict[str, Value]:
         """The recipe's sections that say how a LoRA is made; of a path only the name counts."""

@@ -1,6 +1,7 @@
 """The text beside a picture becomes its final caption: the recipe's rules applied, tags joined by comma and space.
 
 With a tagger, what it saw stands for a text that is not there: its tags above their thresholds, the likeliest first.
+`raw` is the text before the rules: the report says what they left out.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from lorac.tagger.vocabulary import Tag, Thresholds, caption, read_tags
 from lorac.wildcards import final
 
 NAME = "caption"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.EACH
 POOL = "cpu"
-OUTPUTS = ("caption",)
+OUTPUTS = ("caption", "raw")
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
@@ -57,7 +58,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
                 cause, remedy = "the tagger saw nothing above its threshold", f"lower tagger.threshold, or {remedy}"
             yield Failed(item.index, [Problem(shown_path(item.name), cause, remedy)])
             continue
-        yield Made(item.index, {"caption": text.encode()})
+        yield Made(item.index, {"caption": text.encode(), "raw": raw.encode()})
 
 
 class _Tagged:
