@@ -59,20 +59,32 @@ def _rescaled(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
     return tensors
 
 
-def sidecar(recipe: Recipe, facts: Facts) -> bytes:
-    """`NAME.json` as A1111 and Forge write it and InvokeAI reads it: what they insert when the LoRA is picked.
+def facts_for_sidecar(recipe: Recipe, facts: Facts) -> bytes:
+    """What `NAME.json` says of the LoRA itself, as JSON.
 
     `activation text` is prompt text, so the brackets of a trigger such as `riho (idol)` are escaped, unlike in
     `modelspec.trigger_phrase`. InvokeAI makes a trigger phrase of each part between commas, as captions do of tags.
     """
-    output = recipe.output
-    made = f"lorac recipe {facts.recipe_hash[:12]}, base {facts.base_name} ({facts.base_hash[:12]})"
     fields = {
-        "description": output.comment,
-        "sd version": "SD1",
+        "description": recipe.output.comment,
         "activation text": re.sub(r"(?<!\\)([()])", r"\\\1", trigger(recipe)),
-        "preferred weight": output.preferred_weight or 0.0,
-        "negative text": output.negative,
-        "notes": f"{output.notes}\n{made}" if output.notes else made,
+        "made": f"lorac recipe {facts.recipe_hash[:12]}, base {facts.base_name} ({facts.base_hash[:12]})",
+    }
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def sidecar(facts: bytes, weight: float | None, negative: str, notes: str) -> bytes:
+    """`NAME.json` as A1111 and Forge write it and InvokeAI reads it: what they insert when the LoRA is picked.
+
+    facts: of `facts_for_sidecar`. weight: the strength that they insert; None writes their 0, which means their own.
+    """
+    known = json.loads(facts)
+    fields = {
+        "description": known["description"],
+        "sd version": "SD1",
+        "activation text": known["activation text"],
+        "preferred weight": weight or 0.0,
+        "negative text": negative,
+        "notes": f"{notes}\n{known['made']}" if notes else known["made"],
     }
     return (json.dumps(fields, ensure_ascii=False, indent=4) + "\n").encode()

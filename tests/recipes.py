@@ -18,7 +18,9 @@ def toml(recipe: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """JSON's strings, numbers, booleans and lists are TOML's, too; tables are not."""
+    """JSON's strings, numbers and booleans are TOML's, too; tables are not."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(key)} = {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
     return json.dumps(value, ensure_ascii=False)

@@ -212,6 +212,7 @@ def test_the_bases_prediction_is_a_default(built_copy: Path, tiny_base: Path, ow
     save_file({**load_file(tiny_base), "v_pred": torch.empty(0), "ztsnr": torch.empty(0)}, "v 予測.safetensors")
     sets = [] if own is None else ["loss.v_parameterization=false", "loss.zero_terminal_snr=false"]
     nodes = lower(load([Path("recipe.toml")], sets, "v 予測.safetensors")).nodes
-    for kind in ("train", "sample"):
-        (node,) = (node for node in nodes if node.kind == kind)
+    found = [node for node in nodes if node.kind in ("train", "draw")]
+    assert [node.kind for node in found] == ["train", "draw", "draw"]
+    for node in found:
         assert node.params["prediction"] == {"v_parameterization": expected, "zero_terminal_snr": expected}

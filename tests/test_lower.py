@@ -50,7 +50,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "network.alpha": (3.0, {"train"} | WRITTEN),
     "network.targets": (["unet"], {"schedule", "train"} | WRITTEN),
     "train.base": ("other.safetensors", WRITTEN),
-    "train.resolution": (128, IMAGES | {"sample"} | WRITTEN),
+    "train.resolution": (128, IMAGES | {"draw"} | WRITTEN),
     "train.enable_bucket": (False, IMAGES | WRITTEN),
     "train.min_bucket_reso": (128, IMAGES | WRITTEN),
     "train.max_bucket_reso": (256, IMAGES | WRITTEN),
@@ -71,7 +71,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "train.eps": (0.5, {"train"} | WRITTEN),
     "train.max_grad_norm": (0.5, {"train"} | WRITTEN),
     "train.seed": (7, {"schedule", "train"} | WRITTEN),
-    "train.clip_skip": (5, {"train", "sample"} | WRITTEN),
+    "train.clip_skip": (5, {"train", "draw"} | WRITTEN),
     "train.max_token_length": (150, {"schedule"} | WRITTEN),
     "train.save_every_n_epochs": (2, {"schedule"} | WRITTEN),
     "caption.keep_tokens_separator": ("|||", {"caption", "tokens"} | WRITTEN),
@@ -80,7 +80,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "validation.path": (None, set()),
     "validation.trigger": (None, set()),
     "validation.alpha": (None, set()),
-    "evaluate.count": (None, set()),
+    "evaluate.count": (16, {"draw"}),
     "evaluate.tagger": (None, set()),
     "evaluate.threshold": (None, set()),
     "evaluate.character": (None, set()),
@@ -123,8 +123,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "loss.prior_loss_weight": (0.5, {"schedule"} | WRITTEN),
     "loss.min_timestep": (5, {"schedule"} | WRITTEN),
     "loss.max_timestep": (5, {"schedule"} | WRITTEN),
-    "loss.v_parameterization": (True, {"train", "sample"} | WRITTEN),
-    "loss.zero_terminal_snr": (True, {"train", "sample"} | WRITTEN),
+    "loss.v_parameterization": (True, {"train", "draw"} | WRITTEN),
+    "loss.zero_terminal_snr": (True, {"train", "draw"} | WRITTEN),
     "loss.loss_type": ("l1", {"train"} | WRITTEN),
     "loss.huber_schedule": ("constant", {"train"} | WRITTEN),
     "loss.huber_c": (0.5, {"train"} | WRITTEN),
@@ -142,22 +142,22 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "loss.v_pred_like_loss": (0.5, {"train"} | WRITTEN),
     "validation.split": (0.5, {"schedule"} | WRITTEN),
     "validation.seed": (7, WRITTEN),
-    "sample.prompts": (["another"], {"sample", "report"}),
-    "sample.negative": ("ugly", {"sample", "report"}),
-    "sample.strengths": ([0.5], {"sample", "report"}),
-    "sample.steps": (7, {"sample", "report"}),
-    "sample.cfg_scale": (3.0, {"sample", "report"}),
-    "sample.seed": (7, {"sample", "report"}),
-    "sample.sampler": ("ddim", {"sample", "report"}),
-    "sample.width": (128, {"sample", "report"}),
-    "sample.height": (128, {"sample", "report"}),
+    "sample.prompts": (["another"], {"draw", "report"}),
+    "sample.negative": ("ugly", {"draw", "report"}),
+    "sample.strengths": ([0.5], {"draw", "sidecar", "report"}),
+    "sample.steps": (7, {"draw", "report"}),
+    "sample.cfg_scale": (3.0, {"draw", "report"}),
+    "sample.seed": (7, {"draw", "report"}),
+    "sample.sampler": ("ddim", {"draw", "report"}),
+    "sample.width": (128, {"draw", "report"}),
+    "sample.height": (128, {"draw", "report"}),
     "output.name": ("another", WRITTEN),
     "output.comment": ("text", WRITTEN),
     "output.metadata": (False, {"export"}),
     "output.tag_frequency": (False, {"export"}),
-    "output.preferred_weight": (0.5, {"export", "sample"}),
-    "output.negative": ("ugly", {"export"}),
-    "output.notes": ("text", {"export"}),
+    "output.preferred_weight": (0.5, {"sidecar"}),
+    "output.negative": ("ugly", {"sidecar"}),
+    "output.notes": ("text", {"sidecar"}),
     "output.precision": ("fp32", {"export"}),
 }
 NEEDED: dict[str, dict[str, object]] = {
@@ -342,22 +342,37 @@ def test_what_does_not_go_with_what_the_base_says_is_refused(folder: Path, setti
         graph(folder, {f"loss.{setting}": True})
 
 
-@pytest.mark.parametrize(
-    ("wanted", "strengths", "column"),
-    [
-        (None, [0.5, 0.7, 1.0], 1.0),
-        (None, [1.0, 0.5], 1.0),
-        (0.7, [0.5, 0.7, 1.0], 0.7),
-        (0.75, [0.5, 1.0], 1.0),
-        (0.6, [0.5, 1.0], 0.5),
-        (0.7, [0.0], 0.0),
-    ],
-)
-def test_the_preview_is_drawn_at_the_strength_that_web_uis_insert(
-    folder: Path, wanted: float | None, strengths: list[float], column: float
-) -> None:
-    settings: dict[str, object] = {"sample.strengths": strengths}
-    made = graph(folder, settings if wanted is None else settings | {"output.preferred_weight": wanted})
-    (params,) = (node.params for node in made.nodes if node.kind == "sample")
-    columns: Any = params["strengths"]
-    assert columns[params["preview"]] == column
+def test_pictures_without_the_lora_and_with_it_are_nodes_of_their_own(folder: Path) -> None:
+    """Prompts-major; 0 is drawn always, and by the node that knows no LoRA."""
+    prompts = ["a girl", {"prompt": "a boy", "negative": "hat"}]
+    made = graph(folder, {"sample.prompts": prompts, "sample.strengths": [0.5, 0, 1.0], "evaluate.count": 4})
+    off, on = (node for node in made.nodes if node.kind == "draw")
+    texts: list[dict[str, object]] = [{"prompt": "a girl", "negative": ""}, {"prompt": "a boy", "negative": "hat"}]
+    assert [dict(item) for item in off.items] == texts
+    assert [dict(item) for item in on.items] == [{**text, "strength": s} for text in texts for s in (0.5, 1.0)]
+    assert "lora" not in off.inputs and on.inputs["lora"].take is Take.LAST
+    assert off.params == on.params and off.params["count"] == 4
+    ports = {port: source for port, source in on.inputs.items() if port != "lora"}
+    assert ports == off.inputs and ports.keys() == {"unet", "vae", "text"}
+    (only,) = (node for node in graph(folder, {"sample.strengths": [0]}).nodes if node.kind == "draw")
+    assert "lora" not in only.inputs and only.params["count"] == 1
+
+
+@pytest.mark.parametrize("setting", ["train.learning_rate", "network.alpha"])
+def test_recipes_on_one_base_share_the_pictures_without_a_lora(folder: Path, setting: str) -> None:
+    graph(folder, {})
+    child = f'extends = "r.toml"\nmatrix = {{"{setting}" = [0.25, 0.5]}}\n'
+    (folder / "s.toml").write_text(child, encoding="utf-8")
+    recipes = load([folder / "r.toml", folder / "s.toml"])
+    drawn = [node for node in lower(recipes).nodes if node.kind == "draw"]
+    assert len(recipes) == 3
+    assert [("lora" in node.inputs) for node in drawn] == [False, True, True, True]
+
+
+def test_the_sidecar_has_a_picture_only_where_there_are_prompts(folder: Path) -> None:
+    plain, made = graph(folder, {"sample.prompts": []}), graph(folder, {})
+    for found, files in ((plain, {"r.json"}), (made, {"r.json", "r.png"})):
+        (sidecar,) = (node for node in found.nodes if node.kind == "sidecar")
+        assert {output.file for output in found.outputs if output.value.node is sidecar} == files
+        assert ({"off", "first"} <= sidecar.inputs.keys()) == ("r.png" in files)
+    assert not [node for node in plain.nodes if node.kind == "draw"]

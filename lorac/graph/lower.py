@@ -1,10 +1,10 @@
 """From checked recipes to the build graph.
 
     source ─▶ image ─┬─────────────▶ bucket ─┐
-       │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ report
+       │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ sidecar, report
        ├────▶ caption ─▶ tokens ─────────────┘                 │        ▲
        └ tag ─────┘                                            │        │
-    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ sample, validate
+    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ draw, validate
 
 A pure function of the recipe and the base's header. What enters a node's `params` is what its key contains: a setting
 belongs there exactly if it can change the node's bytes.
@@ -46,6 +46,19 @@ class Pictures:
     latent: Node
     flipped: Node | None = None
     """The latents of the mirrored pictures."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The nodes that draw the sample prompts: without the LoRA, and with it, prompts-major, at each other strength."""
+
+    off: Node
+    on: Node | None
+    """Nothing where 0 is the only strength."""
+
+    def inputs(self) -> dict[str, Input]:
+        """Ports of whoever shows pictures."""
+        return {"off": Input(self.off, "sheet"), **({"sheet": Input(self.on, "sheet")} if self.on else {})}
 
 
 def lower(recipes: Sequence[Recipe]) -> Graph:
@@ -90,15 +103,16 @@ class _Lowering:
         schedule = self._schedule(sets)
         train = self._train(sets, schedule, weights)
         export = self._export(sets, schedule, train, base)
-        sample = self._sample(train, weights) if self.recipe.sample.prompts else None
+        drawn = self._draw(train, weights) if self.recipe.sample.prompts else None
         validate = self._validate(schedule, train) if self.recipe.validation.split else None
-        report = self._report(sets, schedule, train, sample, validate)
+        sidecar = self._sidecar(export, drawn)
+        report = self._report(sets, schedule, train, drawn, validate)
         name = self.recipe.name
         for file, value in [
             (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
             (f"{name.replace('{', '{{').replace('}', '}}')}-{{n:06d}}.safetensors", Input(export, "lora")),
-            (f"{name}.json", Input(export, "sidecar", Take.LAST)),
-            *([(f"{name}.png", Input(sample, "preview", Take.FIRST))] if sample else []),
+            (f"{name}.json", Input(sidecar, "json")),
+            *([(f"{name}.png", Input(sidecar, "preview"))] if drawn else []),
             ("report.html", Input(report, "html")),
         ]:
             self.graph.outputs.append(Output(name, file, value, self.recipe.train.save_every_n_epochs or 1))
@@ -244,7 +258,7 @@ class _Lowering:
         limits = bucketing(recipe, self.facts)
         params: dict[str, Value] = {
             "name": recipe.name,
-            "sections": {**self._settings(), "output": msgspec.to_builtins(recipe.output)},
+            "sections": {**self._settings(), "output": self._output()},
             "folders": [{**self._folder(s), "trigger": s.folder.trigger} for s in sets],
             "resolution": limits["resolution"],
             "bucket_sides": (limits["smallest"], limits["largest"]),
@@ -262,26 +276,39 @@ class _Lowering:
             inputs[f"bucket.{number}"] = Input(pictures.image, "bucket")
         return self._add("export", params, inputs)
 
-    def _sample(self, train: Node, weights: Node) -> Node:
+    def _draw(self, train: Node, weights: Node) -> Drawn:
         sample = self.recipe.sample
         resolution = training_resolution(self.recipe, self.facts)
         params: dict[str, Value] = {
-            "strengths": self._strengths(),
-            "preview": self._preview(),
-            **self._read_by("sample"),
+            "count": max(1, self.recipe.evaluate.count),
+            **self._read_by("draw"),
             "width": sample.width or resolution,
             "height": sample.height or resolution,
             "clip_skip": self._clip_skip(),
             "prediction": self._prediction(),
         }
-        inputs = {
-            "lora": Input(train, "lora", Take.LAST),
-            **{part: Input(weights, part) for part in ("unet", "vae", "text")},
-        }
-        return self._add("sample", params, inputs, items=tuple(self._prompts()))
+        prompts, strengths = self._prompts(), self._strengths()
+        inputs = {part: Input(weights, part) for part in ("unet", "vae", "text")}
+        off = self._add("draw", params, inputs, label="off", items=tuple(prompts))
+        if not strengths:
+            return Drawn(off, None)
+        items = tuple({**prompt, "strength": strength} for prompt in prompts for strength in strengths)
+        return Drawn(off, self._add("draw", params, {"lora": Input(train, "lora", Take.LAST), **inputs}, items=items))
+
+    def _sidecar(self, export: Node, drawn: Drawn | None, figures: Input | None = None) -> Node:
+        """`figures`: those of the evaluation, if there is one."""
+        params: dict[str, Value] = {**self._read_by("sidecar"), **({"strengths": self._strengths()} if drawn else {})}
+        inputs = {"facts": Input(export, "facts", Take.LAST)}
+        if drawn:
+            inputs["off"] = Input(drawn.off, "first", Take.FIRST)
+        if drawn and drawn.on:
+            inputs["first"] = Input(drawn.on, "first")
+        if figures:
+            inputs["figures"] = figures
+        return self._add("sidecar", params, inputs)
 
     def _prompts(self) -> list[dict[str, Value]]:
-        """Prompt and negative of every row of the sample grid."""
+        """Prompt and negative of every row of the report's grid."""
         prompts = cast("tuple[Prompt, ...]", self.recipe.sample.prompts)  # loading leaves no plain strings
         return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in prompts]
 
@@ -301,7 +328,7 @@ class _Lowering:
         return self._add("validate", params, inputs)
 
     def _report(
-        self, sets: Sequence[Pictures], schedule: Node, train: Node, sample: Node | None, validate: Node | None
+        self, sets: Sequence[Pictures], schedule: Node, train: Node, drawn: Drawn | None, validate: Node | None
     ) -> Node:
         recipe = self.recipe
         params: dict[str, Value] = {
@@ -311,15 +338,15 @@ class _Lowering:
             "folders": [self._folder(pictures) for pictures in sets],
             "settings": {**self._settings(), "sample": msgspec.to_builtins(recipe.sample)},
             "sets": [self._written(pictures.folder) for pictures in sets],
-            "prompts": self._prompts() if sample else [],
-            "strengths": self._strengths(),
+            "prompts": self._prompts() if drawn else [],
+            "strengths": [0.0, *self._strengths()],
             "count": max(1, recipe.evaluate.count),
         }
         inputs = {
             "losses": Input(train, "losses"),
             "slice": Input(schedule, "slice"),
             "summary": Input(schedule, "summary"),
-            **({"row": Input(sample, "row")} if sample else {}),
+            **(drawn.inputs() if drawn else {}),
             **({"validation": Input(validate, "losses")} if validate else {}),
         }
         for number, pictures in enumerate(sets):
@@ -344,6 +371,11 @@ class _Lowering:
             words = {"trigger": list(folder.trigger)}
         return {**place, "repeats": folder.repeats, **words, "alpha": folder.alpha, "alpha_mask": folder.alpha_mask}
 
+    def _output(self) -> dict[str, Value]:
+        """[output] as far as it is in the LoRA's file."""
+        values: dict[str, Value] = msgspec.to_builtins(self.recipe.output)
+        return {name: value for name, value in values.items() if ("output", name) not in read_by("sidecar")}
+
     def _settings(self) -> dict[str, Value]:
         """The recipe's sections that say how a LoRA is made; of a path only the name counts."""
         sections = ("caption", "tagger", "network", "train", "loss", "validation")
@@ -358,19 +390,9 @@ class _Lowering:
         folder = pictures.folder
         return {"name": pictures.label, "repeats": folder.repeats, "regularisation": pictures.regularisation}
 
-    def _strengths(self) -> list[Value]:
-        """The columns of the sample grid: off, then the recipe's."""
-        return list(self._columns())
-
-    def _columns(self) -> list[float]:
-        return [0.0, *(strength for strength in self.recipe.sample.strengths if strength)]
-
-    def _preview(self) -> int:
-        """The column that web UIs show: the one nearest to the strength that they insert, or else the strongest."""
-        wanted, columns = self.recipe.output.preferred_weight, self._columns()
-        if wanted is None:
-            return columns.index(max(columns))
-        return min(range(len(columns)), key=lambda i: (abs(columns[i] - wanted), -columns[i]))
+    def _strengths(self) -> list[float]:
+        """The recipe's, without 0, which is drawn always."""
+        return [strength for strength in self.recipe.sample.strengths if strength]
 
     def _clip_skip(self) -> int:
         return self.recipe.train.clip_skip or self.facts.clip_skip

@@ -1,4 +1,4 @@
-"""The trained factors become the files that web UIs load: `NAME.safetensors` and `NAME.json`."""
+"""The trained factors become the file that web UIs load, `NAME.safetensors`; `facts` is what `NAME.json` says of it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "export"
-VERSION = 5
+VERSION = 6
 SHAPE = Shape.EACH
 POOL = "gpu"
-OUTPUTS = ("lora", "sidecar")
+OUTPUTS = ("lora", "facts")
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
-    from lorac.export import lora_file, sidecar
+    from lorac.export import facts_for_sidecar, lora_file
     from lorac.metadata import metadata
     from lorac.sd.safetensors import tensors_of
     from lorac.train.schedule import Summary
@@ -49,7 +49,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
         facts = _facts(work, recipe, part, summary, folders, buckets)
         state = tensors_of(work.open(item.inputs["lora"]))
         lora = lora_file(state, metadata(recipe, facts), recipe.output.precision)
-        yield Made(item.index, {"lora": lora, "sidecar": sidecar(recipe, facts)})
+        yield Made(item.index, {"lora": lora, "facts": facts_for_sidecar(recipe, facts)})
 
 
 def recipe_of(params: Mapping[str, Any]) -> Recipe:

@@ -90,17 +90,16 @@ def _figures(work: Work) -> Figures | None:
 
 def _rows(work: Work) -> Iterator[Row]:
     """Of each prompt the pictures without the LoRA, then those at each strength."""
-    from lorac.kinds.thumbnails import LARGE, SMALL, cut, opened, webp
+    from lorac.kinds.thumbnails import LARGE, SMALL, webp
     from lorac.report.page import Row
+    from lorac.sheet import parted
 
     params = work.params
     each = len(params["strengths"]) - 1
     without, drawn = work.columns.get("off", ()), work.columns.get("sheet", ())
     for number, (prompt, off) in enumerate(zip(params["prompts"], without, strict=True)):
-        sheets = [
-            cut(opened(work.read(digest)), params["count"])
-            for digest in [off, *drawn[number * each : (number + 1) * each]]
-        ]
+        shown = [off, *drawn[number * each : (number + 1) * each]]
+        sheets = [parted(work.read(digest), params["count"]) for digest in shown]
         small = [[webp(picture, SMALL) for picture in sheet] for sheet in sheets] if params["count"] > 1 else []
         yield Row(prompt["prompt"], prompt["negative"], [webp(sheet[0], LARGE) for sheet in sheets], small)
 

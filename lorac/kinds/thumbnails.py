@@ -21,15 +21,3 @@ def webp(image: Image, side: int) -> bytes:
     small.save(buffer, "WEBP", quality=_QUALITY[side], method=4)
     return buffer.getvalue()
 
-
-def opened(data: bytes) -> Image:
-    """The RGB picture in a PNG file."""
-    from PIL import Image as images
-
-    return images.open(io.BytesIO(data)).convert("RGB")
-
-
-def cut(sheet: Image, count: int) -> list[Image]:
-    """The pictures of a strip of `count`, from left to right."""
-    width = sheet.width // count
-    return [sheet.crop((number * width, 0, (number + 1) * width, sheet.height)) for number in range(count)]

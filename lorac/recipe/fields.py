@@ -36,7 +36,8 @@ def key(
     return Meta(description=description, extra=told)
 
 
-SCHEDULE, TRAIN, LOSS, SAMPLE = ("schedule",), ("train",), ("train", "validate"), ("sample",)
+SCHEDULE, TRAIN, LOSS, SAMPLE = ("schedule",), ("train",), ("train", "validate"), ("draw",)
+SIDECAR = ("sidecar",)
 
 
 Text = Annotated[str, Meta(min_length=1)]

@@ -86,7 +86,7 @@ def _character(figures: Figures) -> str:
         change = held.lora / held.base - 1 if held.base else 0.0
         parts.append(
             f"<h3>Held-out loss</h3>\n<p>{held.lora:.4f} with the LoRA, {held.base:.4f} without "
-            f"({100 * change:+.1f}&nbsp;%), over {plural(held.count, 'picture')} that it was not trained on.</p>\n"
+            f"({f'{100 * change:+.1f}'.replace('-', '−')}&nbsp;%), over {plural(held.count, 'picture')} that it was not trained on.</p>\n"
         )
     return "".join(parts)
 

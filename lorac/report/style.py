@@ -98,7 +98,8 @@ span.good, span.bad { color: var(--dot); font-weight: 600; }
 
 .prompt + .prompt { margin-top: 2.5rem; }
 h4, h5 { margin: 0; }
-h4 { font-size: 1rem; line-height: 1.4; font-weight: 500; padding-bottom: .6rem; }
+h4 { font-size: 1rem; line-height: 1.4; font-weight: 600; padding-bottom: .6rem; }
+.prompts > .note { margin-bottom: 1.25rem; }
 .cell { display: grid; grid-template-columns: 4.5rem minmax(0, 1fr) 19rem; gap: .5rem 1.25rem; padding: 1rem 0;
   border-top: 1px solid var(--rule); break-inside: avoid; }
 .cell h5 { font-size: 1.125rem; line-height: 1.2; font-weight: 600; font-variant-numeric: tabular-nums; }
@@ -180,7 +181,7 @@ summary { cursor: pointer; font-weight: 600; }
 pre { margin: 0 0 1.25rem; white-space: pre-wrap; font: .8125rem/1.5 ui-monospace, "Cascadia Mono", Menlo, Consolas,
   "DejaVu Sans Mono", monospace; }
 .recipe pre { break-inside: avoid-column; }
-.recipe b { display: block; font-weight: 600; color: var(--first); }
+.recipe b { font-weight: 600; color: var(--first); }
 .recipe .default, .recipe .default .key { color: var(--soft); }
 .recipe .key { color: var(--ink); }
 footer { margin-top: 4rem; padding-top: 1.25rem; border-top: 1px solid var(--rule); font-size: .8125rem; }
@@ -195,9 +196,11 @@ footer { margin-top: 4rem; padding-top: 1.25rem; border-top: 1px solid var(--rul
   .reading dd { margin-bottom: .6rem; }
   .cell { grid-template-columns: minmax(0, 1fr); }
   .cell h5 > span:first-child:not(.pill), .cell h5 .pill { display: inline-block; }
+  .cell h5 > span:first-child:not(.pill) { margin-right: .4em; }
   .cell h5 .pill { margin-left: .5em; }
   .shots { grid-template-columns: repeat(4, minmax(0, 1fr)); }
   .leaks td { padding-right: .5rem; }
+  .leaks th:first-child { width: 32%; }
   .graphs { grid-template-columns: minmax(0, 1fr); }
   .samples { min-width: calc(var(--columns) * 5rem); }
   .sheet { grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1.25rem 1rem; }

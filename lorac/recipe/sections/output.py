@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from lorac.recipe.fields import (
     SAMPLE,
+    SIDECAR,
     CfgScale,
     Natural,
     Pixels,
@@ -84,9 +85,16 @@ class Output(Section, frozen=True):
     metadata: Annotated[
         bool, key("Write settings, trigger words and folder names into the file for web UIs.", kohya="no_metadata")
     ] = True
-    preferred_weight: Annotated[Strength | None, key("Strength that web UIs insert when the LoRA is picked.")] = None
-    negative: Annotated[str, key("Negative prompt that web UIs insert when the LoRA is picked.")] = ""
-    notes: Annotated[str, key("Notes that web UIs show beside the LoRA.")] = ""
+    preferred_weight: Annotated[
+        Strength | None,
+        key(
+            "Strength that web UIs insert when the LoRA is picked. Absent: the one with the best trade-off in "
+            "[evaluate], or theirs.",
+            nodes=SIDECAR,
+        ),
+    ] = None
+    negative: Annotated[str, key("Negative prompt that web UIs insert when the LoRA is picked.", nodes=SIDECAR)] = ""
+    notes: Annotated[str, key("Notes that web UIs show beside the LoRA.", nodes=SIDECAR)] = ""
     tag_frequency: Annotated[
         bool, key("Write how often each tag was trained into the file; web UIs show it, and so does anyone.")
     ] = True
