@@ -64,7 +64,9 @@ class Browser:
         """Show a file in a window of `width` CSS pixels, and wait until it and its pictures are loaded."""
         self.messages.clear()
         self._events.clear()
-        self._call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
+        self._call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500
+        )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._call("Emulation.setEmulatedMedia", features=scheme)
         self._call("Page.navigate", url=path.as_uri())

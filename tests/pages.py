@@ -10,6 +10,8 @@ from typing import Any
 
 from lorac.evaluate.figures import NAMES, Cell, Figures, HeldOut, Leaked, Measure, Overall, Prompt, Score
 from lorac.kinds.thumbnails import LARGE, SMALL, webp
+from lorac.report.build_page import build_page
+from lorac.report.compare import Column, Shown, compare_page
 from lorac.report.page import Folder, LeftOut, Outline, Picture, Report, Row, Table, page
 from lorac.rng import Stream
 
@@ -188,9 +190,7 @@ ITEMS = {
 def recipe() -> list[Table]:
     """A recipe as a build uses it."""
     return [
-        Table(
-            "[[source]]", {"path": "images/riho_head", "repeats": 36, "trigger": ["izumi riho"], "alpha": "white"}
-        ),
+        Table("[[source]]", {"path": "images/riho_head", "repeats": 36, "trigger": ["izumi riho"], "alpha": "white"}),
         Table("[[regularisation]]", {"path": "images/reg_1girl", "repeats": 1}),
         Table(
             "[caption]",
@@ -246,17 +246,90 @@ def report() -> Report:
         text_lr=[rate / 2 for rate in rates],
         epoch_ends=[936, 1872, 2808],
         regularisation_steps=[step % 2 == 1 for step in range(steps)],
-        validation=[{"lora": 0.056, "base": 0.0604}, {"lora": 0.0521, "base": 0.0604}, {"lora": 0.0513, "base": 0.0604}],
+        validation=[
+            {"lora": 0.056, "base": 0.0604},
+            {"lora": 0.0521, "base": 0.0604},
+            {"lora": 0.0513, "base": 0.0604},
+        ],
         outline=Outline(READS, ITEMS),
         summary={"steps": steps, "epochs": 3, "training samples per epoch": 468, "views of each picture": 108},
     )
 
 
+RUNS = (
+    ("riho_head_a128_lr1e-4", 128, 1e-4, 0.09, 0.06, 0.7),
+    ("riho_head_a128_lr1e-3", 128, 1e-3, 0.12, 0.4, None),
+    ("riho_head_a128_lr5e-5", 128, 5e-5, 0.1, 0.07, 0.5),
+    ("riho_head_a1_lr1e-4", 1, 1e-4, 0.1, 0.085, 1.0),
+    ("riho_head_a1_lr1e-3", 1, 1e-3, 0.09, 0.03, 0.7),
+    ("riho_head_a1_lr5e-5", 1, 5e-5, 0.11, 0.095, 1.0),
+    ("riho_head_maruzenscheme", 128, 1e-4, 0.1, 0.055, 0.7),
+    ("riho_fullbody", 128, 1e-4, 0.11, 0.04, 0.5),
+    ("riho_multicloth", 128, 1e-4, 0.1, 0.045, 1.0),
+    ("riho_head_reg", 128, 1e-4, 0.1, 0.06, 0.7),
+    ("riho_head_dim1", 1, 1e-4, 0.1, 0.08, 1.0),
+)
+
+
+def columns() -> list[Column]:
+    """The article's eleven runs; the second one diverged and has no figures."""
+    found = []
+    for number, (name, alpha, rate, level, end, preferred) in enumerate(RUNS):
+        values = losses(2808 + 60 * number, number, level, end)
+        if preferred is None:
+            values[900:] = [math.nan] * len(values[900:])
+        shown = []
+        for place, (prompt, _) in enumerate(PROMPTS[: 1 + number % 3]):
+            pictures = {s: webp(drawn(place, s, number % 5), SMALL) for s in STRENGTHS if s}
+            shown.append(Shown(prompt, NEGATIVE, webp(drawn(place, 0.0, 0), SMALL), pictures))
+        settings = {
+            "source": "riho_head × 36" if "head" in name else f"{name} × 25",
+            "network.alpha": float(alpha),
+            "network.dim": 1 if "dim1" in name else 128,
+            "train.unet_lr": rate,
+            "train.seed": 23,
+            "caption.exclude": ["1girl", "solo", *(IDENTITY if number % 2 else ())],
+        }
+        own = figures(number, preferred) if preferred else None
+        found.append(Column(name, "as in the article" * (number == 0), settings, shown, values, own))
+    return found
+
+
+def facts(*, null: bool = False) -> dict[str, Any]:
+    """What build.json says of a build of everything, or of one that found everything."""
+    spent = {"train": 1243.2, "draw": 187.0, "latent": 3.1, "measure": 9.5, "report": 1.9, "tag": 12.2, "image": 0.8}
+    kinds = {
+        kind: {"runs": 0 if null else ITEMS.get(kind, 1), "hits": ITEMS.get(kind, 1) if null else 0}
+        | {"seconds": 0.0 if null else spent.get(kind, 0.05)}
+        for kind in READS
+        if kind not in ("base", "source", "tagger", "vocabulary")
+    }
+    training = {"steps": 2808.0, "seconds": 1243.2, "peak_bytes": 1.31e9, "steps_per_second": 2.259}
+    return {
+        "recipe": "riho_head",
+        "runs": sum(entry["runs"] for entry in kinds.values()),
+        "hits": sum(entry["hits"] for entry in kinds.values()),
+        "kinds": kinds,
+        "training": {} if null else training,
+        "outputs": {f"riho_head{end}": {"sha256": "0123456789abcdef" * 4, "bytes": 14402968} for end in (".safetensors",)}
+        | {"report.html": {"sha256": "fedcba9876543210" * 4, "bytes": 1322047}},
+        "versions": {"python": "3.11.2", "system": "Linux", "lorac": "0.1.0", "torch": "2.13.0", "pillow": "12.0"},
+        "seconds": 0.041 if null else 1460.2,
+    }
+
+
 def write(folder: Path) -> Sequence[Path]:
     """All pages."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "report.html"]
-    paths[0].write_bytes(page(report()))
+    pages = {
+        "report": page(report()),
+        "build": build_page(facts(), READS),
+        "null": build_page(facts(null=True), READS),
+        "compare": compare_page("The article", "Eleven runs, one character.", columns()),
+    }
+    paths = [folder / f"{name}.html" for name in pages]
+    for path, data in zip(paths, pages.values(), strict=True):
+        path.write_bytes(data)
     return paths
 
 

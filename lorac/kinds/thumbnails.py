@@ -20,4 +20,3 @@ def webp(image: Image, side: int) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=_QUALITY[side], method=4)
     return buffer.getvalue()
-

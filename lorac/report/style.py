@@ -177,6 +177,52 @@ caption { padding-bottom: .4rem; text-align: left; font-weight: 600; }
 details { margin-top: 2rem; }
 summary { cursor: pointer; font-weight: 600; }
 
+.times td:nth-child(3) { text-align: right; }
+.kinds.times td:last-child { width: 45%; padding-right: 4.5rem; white-space: nowrap; }
+.times thead th:nth-child(3) { text-align: right; }
+.files code { font: .75rem ui-monospace, "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+.files code { overflow-wrap: anywhere; }
+.files td:nth-child(2) { white-space: nowrap; }
+
+.overview { width: 100%; font-size: .875rem; overflow-wrap: normal; }
+.overview tr { border-top: 1px solid var(--rule); }
+.overview thead tr { border-top: 0; }
+.overview thead th, .overview .none { color: var(--soft); }
+.overview th, .overview td { padding: .4rem 1.25rem .4rem 0; vertical-align: top; line-height: 1.35; }
+.overview td, .overview thead th + th { text-align: right; }
+.overview td:last-child, .overview th:last-child { padding-right: 0; }
+.overview .none { text-align: left; }
+.lanes { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 2rem 2.5rem; margin-top: 2rem; }
+.lane { width: 100%; font-size: .75rem; line-height: 1.3; table-layout: fixed; break-inside: avoid; align-self: start; }
+.lane caption { font-size: .8125rem; }
+.lane caption span { margin-left: .35em; font-weight: 400; color: var(--soft); font-size: .75rem; }
+.lane tr { border-top: 1px solid var(--rule); }
+.lane th { width: 46%; padding: .2rem .5rem .2rem 0; }
+.lane th span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.lane td { padding: .2rem .5rem; }
+.lane td:last-child { width: 2.75rem; padding: .2rem 0; text-align: right; white-space: nowrap; }
+.lane .dot { height: .7rem; }
+.ring circle { fill: var(--page); stroke: var(--dot); stroke-width: 1.5; }
+.ring .whisker { stroke-width: 1; }
+.versuses { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.25rem 1.75rem; }
+.versus { break-inside: avoid; }
+.versus figcaption { font-size: .8125rem; margin-bottom: .35rem; }
+.trio { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 4px; }
+.trio img { border-radius: 4px; outline: 1px solid var(--edge); outline-offset: -1px; }
+.trio span { display: block; text-align: center; font-size: .75rem; color: var(--soft); border-radius: 99px; }
+.trio .chosen span { background: var(--mark); color: var(--ink);
+  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.defs { position: absolute; }
+.overlay svg { margin-bottom: 0; overflow: hidden; }
+.overlay use, .overlay line { fill: none; vector-effect: non-scaling-stroke; }
+.overlay polyline, .defs polyline { fill: none; vector-effect: non-scaling-stroke; }
+.overlay .raw { stroke: var(--raw); }
+.overlay .first { stroke: var(--first); stroke-width: 2; }
+.values { margin: 0; font-size: .8125rem; }
+.values dt { font-weight: 600; }
+.values dd { margin: .25rem 0 1rem; }
+.values pre { margin: 0; }
+
 .recipe { columns: 2 24rem; column-gap: 3rem; }
 pre { margin: 0 0 1.25rem; white-space: pre-wrap; font: .8125rem/1.5 ui-monospace, "Cascadia Mono", Menlo, Consolas,
   "DejaVu Sans Mono", monospace; }
@@ -199,7 +245,14 @@ footer { margin-top: 4rem; padding-top: 1.25rem; border-top: 1px solid var(--rul
   .cell h5 > span:first-child:not(.pill) { margin-right: .4em; }
   .cell h5 .pill { margin-left: .5em; }
   .shots { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+  .overview { font-size: .8125rem; }
+  .overview th, .overview td { padding-right: .9rem; }
+  .lanes { grid-template-columns: minmax(0, 1fr); }
+  .versuses { grid-template-columns: minmax(0, 1fr); }
   .leaks td { padding-right: .5rem; }
+  .files th, .files td { display: block; }
+  .files thead { display: none; }
+  .kinds.files td:nth-child(2) { text-align: left; }
   .leaks th:first-child { width: 32%; }
   .graphs { grid-template-columns: minmax(0, 1fr); }
   .samples { min-width: calc(var(--columns) * 5rem); }
