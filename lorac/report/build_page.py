@@ -42,7 +42,7 @@ def _verdict(facts: Mapping[str, Any]) -> str:
 
 def _totals(facts: Mapping[str, Any]) -> str:
     training = facts["training"]
-    shown = {"all in all": duration(facts["seconds"]), "made": number(facts["runs"]), "found": number(facts["hits"])}
+    shown = {"in all": duration(facts["seconds"]), "made": number(facts["runs"]), "found": number(facts["hits"])}
     if training.get("steps"):
         shown["steps trained"] = number(training["steps"])
         if "steps_per_second" in training:
@@ -51,7 +51,7 @@ def _totals(facts: Mapping[str, Any]) -> str:
     if training.get("peak_bytes"):
         shown["peak memory in training"] = size(training["peak_bytes"])
     pairs = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>\n" for name, value in shown.items())
-    return f'<dl class="facts headline">{pairs}</dl>'
+    return f'<dl class="facts headline wide">{pairs}</dl>'
 
 
 def _graph(facts: Mapping[str, Any], reads: Mapping[str, Sequence[str]]) -> str:
@@ -72,8 +72,8 @@ def _row(kind: str, entry: Mapping[str, float] | None, longest: float) -> str:
     head = f'<th scope="row" title="{ABOUT.get(kind, "")}">{text(kind)}</th>'
     if entry is None:
         return f'<tr class="faint">{head}<td colspan="3">looked at in every build</td></tr>\n'
-    share = f"{100 * entry['seconds'] / longest:.1f}" if longest else "0"
-    bar = f'<span class="bar" style="width:{share}%"></span>' if entry["runs"] and entry["seconds"] else ""
+    share = entry["seconds"] / longest if longest else 0.0
+    bar = f'<span class="bar" style="width:calc((100% - 6rem)*{share:.4f})"></span>' if entry["runs"] else ""
     shown = duration(entry["seconds"]) if entry["runs"] else ""
     faint = "" if entry["runs"] else ' class="faint"'
     return (

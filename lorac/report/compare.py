@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,11 +105,16 @@ def _overview(column: Column) -> str:
     if not column.losses:
         rest = '<td colspan="5" class="none">was not built</td>'
     elif column.figures is None:
-        rest = '<td colspan="5" class="none">was not evaluated</td>'
+        rest = f'<td colspan="5" class="none">{_unmeasured(column)}</td>'
     else:
         weight = "–" if preferred is None else column_name(preferred)
         rest = f"<td>{weight}</td>" + "".join(_digits(measures.get(name)) for name in SHOWN[:4])
     return f'<tr><th scope="row">{column.link}{said}</th><td>{steps}</td>{rest}</tr>\n'
+
+
+def _unmeasured(column: Column) -> str:
+    lost = next((step for step, loss in enumerate(column.losses, 1) if not math.isfinite(loss)), None)
+    return "was not evaluated" if lost is None else f"diverged: its loss is no number from step {number(lost)} on"
 
 
 def _digits(measure: Measure | None) -> str:
@@ -141,18 +147,17 @@ def _lane(name: str, column: Column) -> str:
     meaning = MEANINGS[name]
     without = column.overall(0.0).get(name)
     chosen, full = column.overall(column.preferred).get(name), column.overall(FULL).get(name)
-    drawn = "".join(
-        dot(measure, f"{meaning.style} {style}", without, f"{meaning.label} {label}")
-        for measure, style, label in (
-            (chosen, "", "at the preferred weight"),
-            (full if column.preferred != FULL else None, "ring", "at strength 1.0"),
-        )
-        if measure
-    )
-    shown = chosen or full
+    dots, digits = [], []
+    if chosen:
+        dots.append(dot(chosen, meaning.style, without, f"{meaning.label} at the preferred weight"))
+        digits.append(percent(chosen.value))
+    if full and column.preferred != FULL:
+        dots.append(dot(full, f"{meaning.style} ring", without, f"{meaning.label} at strength 1.0"))
+        digits.append(f"<i>{percent(full.value)}</i>")
+    name = text(column.name)
     return (
-        f'<tr><th scope="row"><span>{text(column.name)}</span></th><td>{drawn}</td>'
-        f"<td>{percent(shown.value) if shown else '–'}</td></tr>\n"
+        f'<tr><th scope="row"><span title="{name}">{name}</span></th><td>{"".join(dots)}</td>'
+        f"<td>{''.join(digits) or '–'}</td></tr>\n"
     )
 
 
@@ -214,7 +219,11 @@ def _settings(columns: Sequence[Column]) -> str:
 
 
 def _setting(value: Any) -> str:
-    return "–" if value is None or value in ("", [], {}, ()) else toml(value) or "–"
+    """As a recipe writes it, but for the quotation marks of a text that stands alone."""
+    if value is None or value in ("", [], {}, ()):
+        return "–"
+    shown = toml(value) or "–"
+    return shown[1:-1] if isinstance(value, str) else shown
 
 
 def _table(columns: Sequence[Column], values: Mapping[str, Sequence[str]]) -> str:

@@ -38,7 +38,7 @@ def dot(measure: Measure, style: str, without: Measure | None = None, name: str 
     said, tick = f"{name} {spoken(measure)}".strip(), ""
     if without:
         said += f"; without the LoRA {percent(without.value)}"
-        tick = f'<line class="without" x1="{_at(without.value)}" x2="{_at(without.value)}" y1="15%" y2="85%"/>'
+        tick = f'<line class="without" x1="{_at(without.value)}" x2="{_at(without.value)}" y1="8%" y2="92%"/>'
     return (
         f'<svg class="dot {style}" role="img" aria-label="{text(said)}">'
         f'<line class="track" x1="0" x2="100%" y1="50%" y2="50%"/>{tick}'
@@ -54,7 +54,7 @@ def dumbbell(rate: float, without: float, name: str) -> str:
         f'<svg class="dot bad" role="img" aria-label="{text(said)}">'
         '<line class="track" x1="0" x2="100%" y1="50%" y2="50%"/>'
         f'<line class="whisker" x1="{_at(without)}" x2="{_at(rate)}" y1="50%" y2="50%"/>'
-        f'<line class="without" x1="{_at(without)}" x2="{_at(without)}" y1="15%" y2="85%"/>'
+        f'<line class="without" x1="{_at(without)}" x2="{_at(without)}" y1="8%" y2="92%"/>'
         f'<circle cx="{_at(rate)}" cy="50%" r="4"/></svg>'
     )
 

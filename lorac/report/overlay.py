@@ -26,7 +26,7 @@ def loss_section(losses: Sequence[tuple[str, Sequence[float]]]) -> str:
         return ""
     top, last = _top(drawn), max(len(values) for _, _, values in curves)
     lines = "".join(
-        f'<polyline id="loss{place}" points="{_corners(curve, top, last)}"/>'
+        f'<polyline id="loss{place}" vector-effect="non-scaling-stroke" points="{_corners(curve, top, last)}"/>'
         for place, (_, curve, _) in enumerate(curves)
         if curve
     )

@@ -11,7 +11,7 @@ from typing import Any
 from lorac.report.content import Table
 from lorac.report.markup import text
 
-_WIDE = 46
+_WIDE = 36
 """Characters of a list that still stands on one line."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPED = {**{code: f"\\u{code:04x}" for code in (*range(32), 127)}, 9: "\\t", 10: "\\n", 34: '\\"', 92: "\\\\"}

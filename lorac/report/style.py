@@ -36,6 +36,7 @@ section { margin-top: 3.5rem; padding-top: 2rem; border-top: 1px solid var(--rul
 .note { font-size: .8125rem; }
 .lead { margin: .25rem 0 1rem; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll { margin-top: 1.25rem; }
 
 .comment { margin-top: .5rem; font-size: 1.125rem; max-width: 45rem; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem 1.5rem; }
@@ -44,6 +45,7 @@ section { margin-top: 3.5rem; padding-top: 2rem; border-top: 1px solid var(--rul
 .facts dt { font-size: .8125rem; line-height: 1.35; color: var(--soft); }
 .facts dd { font-size: 1.375rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .headline dd { font-size: 1.75rem; font-weight: 600; }
+.facts.wide { grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 
 .samples { width: 100%; table-layout: fixed; margin-top: 1rem; }
@@ -178,8 +180,10 @@ details { margin-top: 2rem; }
 summary { cursor: pointer; font-weight: 600; }
 
 .times td:nth-child(3) { text-align: right; }
-.kinds.times td:last-child { width: 45%; padding-right: 4.5rem; white-space: nowrap; }
+.kinds.times td:last-child { width: 50%; padding-right: 0; white-space: nowrap; }
+.kinds.times td[colspan] { text-align: left; }
 .times thead th:nth-child(3) { text-align: right; }
+.kinds.files, #versions .chips { margin-top: .75rem; }
 .files code { font: .75rem ui-monospace, "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 .files code { overflow-wrap: anywhere; }
 .files td:nth-child(2) { white-space: nowrap; }
@@ -201,7 +205,8 @@ summary { cursor: pointer; font-weight: 600; }
 .lane th span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .lane td { padding: .2rem .5rem; }
 .lane td:last-child { width: 2.75rem; padding: .2rem 0; text-align: right; white-space: nowrap; }
-.lane .dot { height: .7rem; }
+.lane td i { display: block; font-style: normal; color: var(--soft); }
+.lane .dot { height: .95rem; }
 .ring circle { fill: var(--page); stroke: var(--dot); stroke-width: 1.5; }
 .ring .whisker { stroke-width: 1; }
 .versuses { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.25rem 1.75rem; }
@@ -215,7 +220,6 @@ summary { cursor: pointer; font-weight: 600; }
 .defs { position: absolute; }
 .overlay svg { margin-bottom: 0; overflow: hidden; }
 .overlay use, .overlay line { fill: none; vector-effect: non-scaling-stroke; }
-.overlay polyline, .defs polyline { fill: none; vector-effect: non-scaling-stroke; }
 .overlay .raw { stroke: var(--raw); }
 .overlay .first { stroke: var(--first); stroke-width: 2; }
 .values { margin: 0; font-size: .8125rem; }
@@ -236,7 +240,8 @@ footer { margin-top: 4rem; padding-top: 1.25rem; border-top: 1px solid var(--rul
   body { padding: 1.5rem 1rem 3rem; }
   h1 { font-size: 1.75rem; }
   section { margin-top: 2.5rem; padding-top: 1.5rem; }
-  .facts { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); }
+  .facts, .facts.wide { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .headline dd { font-size: 1.5rem; }
   .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.25rem 1.25rem; }
   .reading dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   .reading dd { margin-bottom: .6rem; }
@@ -271,13 +276,19 @@ footer { margin-top: 4rem; padding-top: 1.25rem; border-top: 1px solid var(--rul
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav, details { display: none; }
   section { margin-top: 2rem; padding-top: 1rem; }
-  h2, h3, caption { break-after: avoid; }
+  h2, h3, h4, .lead, caption { break-after: avoid; }
+  .reading { display: block; }
+  .reading::details-content { display: block; content-visibility: visible; }
+  .lanes { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1.25rem; }
+
+  .versuses { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .75rem; }
   .samples tbody, .chart { break-inside: avoid; }
   .samples thead th { position: static; }
   .sheet { grid-template-columns: repeat(5, 1fr); }
   .recipe { columns: 2 14rem; }
-  .cell { grid-template-columns: 3.5rem minmax(0, 1fr) 15rem; padding: .5rem 0; }
+  .cell { grid-template-columns: 4.5rem minmax(0, 1fr) 15rem; padding: .5rem 0; }
   .panels { grid-template-columns: repeat(5, 1fr); gap: .75rem; }
+  .panels.losses { grid-template-columns: repeat(4, 1fr); }
   .shots { grid-template-columns: repeat(8, minmax(0, 1fr)); }
   .graphs { grid-template-columns: 20rem 1fr; }
 }
