@@ -311,7 +311,9 @@ def facts(*, null: bool = False) -> dict[str, Any]:
         "hits": sum(entry["hits"] for entry in kinds.values()),
         "kinds": kinds,
         "training": {} if null else training,
-        "outputs": {f"riho_head{end}": {"sha256": "0123456789abcdef" * 4, "bytes": 14402968} for end in (".safetensors",)}
+        "outputs": {
+            f"riho_head{end}": {"sha256": "0123456789abcdef" * 4, "bytes": 14402968} for end in (".safetensors",)
+        }
         | {"report.html": {"sha256": "fedcba9876543210" * 4, "bytes": 1322047}},
         "versions": {"python": "3.11.2", "system": "Linux", "lorac": "0.1.0", "torch": "2.13.0", "pillow": "12.0"},
         "seconds": 0.041 if null else 1460.2,

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorac.report.settings import setting
 
 from lorac.report.markup import number
 from lorac.report.page import Folder, Picture, Report, Row, page
 from lorac.report.pictures import tag_counts
-from lorac.report.settings import setting
 
 ROOT = Path(__file__).parents[1]
 VOID = {"meta", "link", "img", "br", "hr", "wbr"}

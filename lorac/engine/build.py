@@ -20,7 +20,6 @@ from lorac.engine.resolve import Result
 from lorac.errors import Interrupted, LoracError, StoreError
 from lorac.graph.draw import by_kind
 from lorac.graph.nodes import Graph, Node, Output
-from lorac.store import files
 from lorac.store.blobs import Store
 from lorac.store.ledger import LedgerDamaged
 
@@ -198,7 +197,7 @@ def _write_page(path: Path, facts: Mapping[str, Any], graph: Graph, recipe: str)
     """What build.json says, for people. Imported late: only who builds needs pages."""
     from lorac.report.build_page import build_page
 
-    files.write(path, build_page(facts, by_kind(graph.of_recipe(recipe))))
+    outputs.write(path, build_page(facts, by_kind(graph.of_recipe(recipe))))
 
 
 def versions() -> dict[str, str]:

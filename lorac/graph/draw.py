@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-
 from collections.abc import Iterable
 
 from lorac.graph.nodes import Graph, Input, Node

@@ -25,8 +25,9 @@ OUTPUTS = ("html",)
 def run(work: Work) -> Iterable[Made | Failed]:
     """The page. Params and ports:
 
-    params.title and, perhaps, params.comment: of the page. params.recipes: for each recipe its `name`, `comment`, `settings` and `folders` as the
-    kind report gets them, `prompts` ([{prompt, negative}]) and `strengths` (those of `draw`: without 0; in its order).
+    params.title and, perhaps, params.comment: of the page. params.recipes: for each recipe its `name`, `comment`,
+    `settings` and `folders` as the kind report gets them, `prompts` ([{prompt, negative}]) and `strengths` (those of
+    `draw`: without 0; in its order).
     losses.i: the column `train.losses`. first.i: the column `draw.first`, prompts by strengths. off.i: the column
     `draw[off].first`, one for each prompt. figures.i: `evaluate.figures`.
     """

@@ -6,6 +6,7 @@ from lorac.engine.protocol import Kind, Scanner
 from lorac.kinds import (
     base,
     caption,
+    compare,
     draw,
     export,
     image,
@@ -45,4 +46,5 @@ KINDS: dict[str, Kind] = {
     validate.NAME: validate,
     sidecar.NAME: sidecar,
     report.NAME: report,
+    compare.NAME: compare,
 }

@@ -14,7 +14,10 @@ _QUALITY = {LARGE: 90, SMALL: 80}
 
 
 def webp(image: Image, side: int) -> bytes:
-    """`image`, which is RGB, at most `side` (LARGE or SMALL) pixels wide and high. The same bytes from the same Pillow."""
+    """`image`, which is RGB, at most `side` (LARGE or SMALL) pixels wide and high.
+
+    Equal pictures give equal bytes with one version of Pillow.
+    """
     small = image.copy()
     small.thumbnail((side, side))
     buffer = io.BytesIO()

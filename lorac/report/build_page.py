@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lorac.report.content import Outline
 from lorac.report.graph import ABOUT, drawing, reduced
 from lorac.report.markup import document, number, plural, text
 
@@ -35,9 +34,8 @@ def _verdict(facts: Mapping[str, Any]) -> str:
     made = [kind for kind, entry in facts["kinds"].items() if entry["runs"]]
     if not facts["hits"]:
         return f"{plural(facts['runs'], 'item')} made; nothing was there before."
-    return (
-        f"{plural(facts['runs'], 'item')} made, of {plural(len(made), 'kind')}; {number(facts['hits'])} were there already."
-    )
+    found = number(facts["hits"])
+    return f"{plural(facts['runs'], 'item')} made, of {plural(len(made), 'kind')}; {found} were there already."
 
 
 def _totals(facts: Mapping[str, Any]) -> str:
@@ -59,11 +57,12 @@ def _graph(facts: Mapping[str, Any], reads: Mapping[str, Sequence[str]]) -> str:
     items = {kind: int(entry["runs"] + entry["hits"]) for kind, entry in kinds.items()}
     ran = {kind: int(entry["runs"]) for kind, entry in kinds.items()}
     longest = max((entry["seconds"] for entry in kinds.values()), default=0.0)
-    rows = "".join(_row(kind, kinds.get(kind), longest) for kind in reduced(reads))
+    fewer = reduced(reads)
+    rows = "".join(_row(kind, kinds.get(kind), longest) for kind in fewer)
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("Kind", "Made", "Found", "Seconds"))
     return (
         '<section id="graph"><h2>Graph</h2>\n<p class="lead">Outlined in blue is what had to be made.</p>\n'
-        f'<div class="graphs">{drawing(Outline(reads, items), ran)}<table class="kinds times"><thead><tr>{heads}</tr>'
+        f'<div class="graphs">{drawing(fewer, items, ran)}<table class="kinds times"><thead><tr>{heads}</tr>'
         f"</thead>\n<tbody>{rows}</tbody></table></div></section>\n"
     )
 

@@ -128,8 +128,8 @@ def _figures(columns: Sequence[Column]) -> str:
     panels = "".join(_panel(name, columns) for name in SHOWN)
     return (
         '<section id="figures"><h2>Figures</h2>\n'
-        '<p class="lead">All prompts of a recipe together. Filled dots: at its preferred weight. Rings: at strength 1.0. '
-        "Lines: 95&nbsp;% intervals. Grey ticks: without the LoRA.</p>\n"
+        '<p class="lead">All prompts of a recipe together. Filled dots: at its preferred weight. Rings: at strength '
+        "1.0. Lines: 95&nbsp;% intervals. Grey ticks: without the LoRA.</p>\n"
         f'{definitions()}<div class="lanes">\n{panels}</div></section>\n'
     )
 
@@ -186,7 +186,9 @@ def _group(prompt: str, pairs: Sequence[tuple[Column, Shown]]) -> str:
     for column, shown in pairs:
         if shown.off not in seen:
             seen.add(shown.off)
-            cards.append(f'<figure class="versus"><figcaption>without a LoRA</figcaption>{_shots({0.0: shown.off})}</figure>')
+            cards.append(
+                f'<figure class="versus"><figcaption>without a LoRA</figcaption>{_shots({0.0: shown.off})}</figure>'
+            )
         marked = column.preferred
         cards.append(
             f'<figure class="versus"><figcaption>{column.link}</figcaption>{_shots(shown.at, marked)}</figure>'
@@ -196,7 +198,7 @@ def _group(prompt: str, pairs: Sequence[tuple[Column, Shown]]) -> str:
 
 def _shots(pictures: Mapping[float, bytes], marked: float | None = None) -> str:
     shots = "".join(
-        f'<div{" class=chosen" if at and at == marked else ""}>{image(data, f"strength {column_name(at)}")}'
+        f"<div{' class=chosen' if at and at == marked else ''}>{image(data, f'strength {column_name(at)}')}"
         f"<span>{column_name(at)}</span></div>"
         for at, data in pictures.items()
     )
@@ -211,10 +213,10 @@ def _settings(columns: Sequence[Column]) -> str:
     if not differing:
         return ""
     short = {key: values for key, values in differing.items() if max(map(len, values)) <= _SHORT}
-    long = {key: values for key, values in differing.items() if key not in short}
+    long = "".join(_grouped(columns, key, values) for key, values in differing.items() if key not in short)
     return (
         '<section id="settings"><h2>Settings</h2>\n<p class="lead">Those in which the recipes differ; all others are '
-        f"the same.</p>\n{_table(columns, short)}{''.join(_grouped(columns, *pair) for pair in long.items())}</section>\n"
+        f"the same.</p>\n{_table(columns, short)}{long}</section>\n"
     )
 
 
@@ -250,10 +252,12 @@ def _grouped(columns: Sequence[Column], key: str, values: Sequence[str]) -> str:
     parts = "".join(
         f"<dt>{', '.join(names)}</dt><dd><pre>{text(value)}</pre></dd>\n" for value, names in groups.items()
     )
-    return f"<h3>{_wrapping(key)}</h3>\n<dl class=\"values\">{parts}</dl>\n"
+    return f'<h3>{_wrapping(key)}</h3>\n<dl class="values">{parts}</dl>\n'
 
 
-def flattened(settings: Mapping[str, Mapping[str, Any]], folders: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+def flattened(
+    settings: Mapping[str, Mapping[str, Any]], folders: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, Any]]:
     """The settings by dotted name, with the picture sets first."""
     for kind, regularisation in (("source", False), ("regularisation", True)):
         own = [folder for folder in folders if folder["regularisation"] is regularisation]
@@ -262,5 +266,3 @@ def flattened(settings: Mapping[str, Mapping[str, Any]], folders: Sequence[Mappi
         for key, value in values.items():
             if (section, key) != ("sample", "prompts"):
                 yield f"{section}.{key}", json.loads(json.dumps(value))
-
-

@@ -8,7 +8,7 @@ from lorac.evaluate.figures import Cell, Figures, Leaked, Measure
 from lorac.report.content import Row
 from lorac.report.dots import Point, dot, dumbbell, panel
 from lorac.report.markup import image, number, percent, plural, text
-from lorac.report.measures import MEANINGS, SHOWN
+from lorac.report.measures import MEANINGS, SHOWN, TRADE_OFF
 from lorac.report.samples import column_name, negative_note, shown_prompt, spoken_strength
 
 MOST_LEAKED = 12
@@ -28,7 +28,8 @@ def evaluation_section(figures: Figures | None, rows: Sequence[Row]) -> str:
         '<section id="evaluation"><h2>Evaluation</h2>\n'
         f'<p class="lead">What the tagger sees in {plural(figures.count, "picture")} of '
         f"{'the prompt' if prompts == 1 else f'each of {prompts} prompts'} at each strength.</p>\n"
-        f"{_by_strength(figures)}{definitions()}{_character(figures)}{_leaks(figures)}{_table(figures, rows)}</section>\n"
+        f"{_by_strength(figures)}{definitions()}{_character(figures)}{_leaks(figures)}{_table(figures, rows)}"
+        "</section>\n"
     )
 
 
@@ -36,12 +37,12 @@ def definitions() -> str:
     """How each figure is defined, folded."""
     terms = "".join(
         f"<dt>{meaning.label} <i>{meaning.direction}</i></dt><dd>{meaning.definition}</dd>\n"
-        for meaning in (MEANINGS[name] for name in SHOWN)
+        for meaning in [*(MEANINGS[name] for name in SHOWN), TRADE_OFF]
     )
     return (
         '<details class="reading"><summary>How to read this</summary>\n'
-        "<p>A dot is the figure, on a line from 0 to 100&nbsp;%. The line through it is its 95&nbsp;% interval: where the "
-        "figure might as well lie, had other noise been drawn. A grey tick is the same figure without the LoRA. "
+        "<p>A dot is the figure, on a line from 0 to 100&nbsp;%. The line through it is its 95&nbsp;% interval: where "
+        "the figure might as well lie, had other noise been drawn. A grey tick is the same figure without the LoRA. "
         '<span class="good">Blue</span> figures should be high, <span class="bad">orange</span> ones low.</p>\n'
         f"<dl>{terms}</dl></details>\n"
     )
@@ -65,7 +66,7 @@ def _by_strength(figures: Figures) -> str:
     if figures.trade_off:
         scores = {score.strength: score.score for score in figures.trade_off}
         points = [Point(name, scores.get(at)) for name, at in zip(names, figures.strengths, strict=True)]
-        panels.append(panel("trade-off", "more is better", points, "whole", marked))
+        panels.append(panel(TRADE_OFF.label, TRADE_OFF.direction, points, "whole", marked))
     chosen = f", shaded the preferred weight, {column_name(preferred)}" if marked is not None and preferred else ""
     return (
         f'<h3>By strength <span class="note">all prompts together{chosen}</span></h3>\n'
@@ -83,10 +84,10 @@ def _character(figures: Figures) -> str:
         chips = "".join(f"<li>{text(tag)}</li>" for tag in figures.identity)
         parts.append(f'<h3>What makes the character</h3>\n<ul class="chips" dir="auto">{chips}</ul>\n')
     if held := figures.held_out:
-        change = held.lora / held.base - 1 if held.base else 0.0
+        change = f"{100 * (held.lora / held.base - 1 if held.base else 0.0):+.1f}".replace("-", "−")
         parts.append(
             f"<h3>Held-out loss</h3>\n<p>{held.lora:.4f} with the LoRA, {held.base:.4f} without "
-            f"({f'{100 * change:+.1f}'.replace('-', '−')}&nbsp;%), over {plural(held.count, 'picture')} that it was not trained on.</p>\n"
+            f"({change}&nbsp;%), over {plural(held.count, 'picture')} that it was not trained on.</p>\n"
         )
     return "".join(parts)
 
@@ -112,7 +113,8 @@ def _leaks(figures: Figures) -> str:
     return (
         '<h3>What leaked <span class="note">tags of the training pictures that nobody asked for, '
         "with the LoRA (dot) and without (tick)</span></h3>\n"
-        f'<table class="leaks"><thead><tr><th scope="col">Tag</th>{heads}</tr></thead>\n<tbody>{rows}</tbody></table>\n{more}'
+        f'<table class="leaks"><thead><tr><th scope="col">Tag</th>{heads}</tr></thead>\n'
+        f"<tbody>{rows}</tbody></table>\n{more}"
     )
 
 

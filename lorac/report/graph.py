@@ -7,14 +7,20 @@ order within a layer follows the means of the neighbours' places. An arrow that 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeAlias
 
-from lorac.report.content import Outline
 from lorac.report.markup import number, text
+
+if TYPE_CHECKING:  # every build draws its graph, so this module loads nothing that it can do without
+    from lorac.report.content import Outline
 
 _BOX, _HEIGHT, _PITCH, _GAP, _BEND = 84, 38, 62, 8, 14
 """Width and height of a box, from one layer to the next, between two boxes, and the width that an arrow takes."""
-_SWEEPS = 8
+_SWEEPS = 6
+
+Place: TypeAlias = tuple[int, float]
+"""Where a kind, or a bend of an arrow, stands: its layer, and its middle from the left."""
 
 ABOUT = {
     "source": "pictures and texts, by content",
@@ -43,23 +49,17 @@ ABOUT = {
 """What each kind makes, in a few words."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a kind, or a bend of an arrow, stands: its layer, and its middle from the left."""
+def drawing(reads: Mapping[str, Sequence[str]], items: Mapping[str, int], ran: Mapping[str, int] | None = None) -> str:
+    """An inline SVG of the graph that `reduced` gave; below the names of the kinds their numbers of items.
 
-    layer: int
-    x: float
-
-
-def drawing(outline: Outline, ran: Mapping[str, int] | None = None) -> str:
-    """An inline SVG of the graph. With `ran`, how many items of each kind were made, those kinds are filled."""
-    reads = reduced(outline.reads)
+    With `ran`, how many items of each kind were made, those kinds are outlined.
+    """
     layers, chains = _layered(reads)
     places = _placed(layers, chains)
-    width = max((place.x for place in places.values()), default=0.0) + _BOX / 2 + 2
+    width = max((x for _, x in places.values()), default=0.0) + _BOX / 2 + 2
     height = len(layers) * _PITCH - (_PITCH - _HEIGHT) + 4
     arrows = "".join(_arrow([places[name] for name in chain]) for chain in chains)
-    boxes = "".join(_box(kind, places[kind], outline.items.get(kind), ran) for kind in reads)
+    boxes = "".join(_box(kind, places[kind], items.get(kind), ran) for kind in reads)
     said = "; ".join(f"{kind} reads {', '.join(sources)}" for kind, sources in reads.items() if sources)
     return (
         f'<svg class="graph" viewBox="0 0 {width:.0f} {height}" style="max-width:{width * 1.15:.0f}px" '
@@ -116,7 +116,7 @@ def _placed(layers: Sequence[list[str]], chains: Sequence[Sequence[str]]) -> dic
     """Middles that follow the neighbours', with room between them; the leftmost box begins at 2."""
     near: dict[str, list[str]] = {name: [] for layer in layers for name in layer}
     for chain in chains:
-        for one, other in zip(chain, chain[1:], strict=False):
+        for one, other in pairwise(chain):
             near[one].append(other)
             near[other].append(one)
     x = {name: float(index) * (_BOX + _GAP) for layer in layers for index, name in enumerate(layer)}
@@ -126,13 +126,13 @@ def _placed(layers: Sequence[list[str]], chains: Sequence[Sequence[str]]) -> dic
             layer.sort(key=lambda name: (wish[name], name))
             _spread(layer, wish, x)
     left = min((x[name] - _width(name) / 2 for name in x), default=0.0) - 2
-    return {name: Place(number, x[name] - left) for number, layer in enumerate(layers) for name in layer}
+    return {name: (number, x[name] - left) for number, layer in enumerate(layers) for name in layer}
 
 
 def _spread(layer: Sequence[str], wish: Mapping[str, float], x: dict[str, float]) -> None:
     """Give the names of a layer, in their order, places near to their wishes that do not overlap."""
     least = [0.0]
-    for one, other in zip(layer, layer[1:], strict=False):
+    for one, other in pairwise(layer):
         least.append(least[-1] + (_width(one) + _width(other)) / 2 + _GAP)
     # Pool neighbours whose wishes, less the room before them, run against their order (isotonic regression).
     pools: list[tuple[float, int]] = []
@@ -151,27 +151,26 @@ def _width(name: str) -> float:
 
 
 def _arrow(places: Sequence[Place]) -> str:
-    first, last = places[0], places[-1]
-    path = f"M{first.x:.1f} {first.layer * _PITCH + _HEIGHT + 2}"
-    y = float(first.layer * _PITCH + _HEIGHT + 2)
-    x = first.x
-    for place in places[1:]:
-        end = place.layer * _PITCH + (0.0 if place is last else _HEIGHT / 2)
+    layer, x = places[0]
+    y = layer * _PITCH + _HEIGHT + 2.0
+    path = f"M{x:.1f} {y:.1f}"
+    for layer, to in places[1:]:
+        end = layer * _PITCH + (0.0 if layer == places[-1][0] else _HEIGHT / 2)
         middle = (y + end) / 2
-        path += f"C{x:.1f} {middle:.1f} {place.x:.1f} {middle:.1f} {place.x:.1f} {end:.1f}"
-        x, y = place.x, end
+        path += f"C{x:.1f} {middle:.1f} {to:.1f} {middle:.1f} {to:.1f} {end:.1f}"
+        x, y = to, end
     return f'<path class="arrow" d="{path}" marker-end="url(#arrow)"/>'
 
 
 def _box(kind: str, place: Place, items: int | None, ran: Mapping[str, int] | None) -> str:
     style = "box" if ran is None else "box ran" if ran.get(kind) else "box found"
-    left, top = place.x - _BOX / 2, place.layer * _PITCH + 2
+    left, top, middle = place[1] - _BOX / 2, place[0] * _PITCH + 2, f"{place[1]:.1f}"
     count = "" if items is None else f"× {number(items)}"
     name_y = top + (15 if count else 22)
-    note = f'<text class="count" x="{place.x:.1f}" y="{top + 28}" text-anchor="middle">{count}</text>' if count else ""
+    note = f'<text class="count" x="{middle}" y="{top + 28}" text-anchor="middle">{count}</text>' if count else ""
     return (
         f'<g class="{style}"><rect x="{left:.1f}" y="{top}" width="{_BOX}" height="{_HEIGHT - 4}" rx="6"/>'
-        f'<text x="{place.x:.1f}" y="{name_y}" text-anchor="middle">{text(kind)}</text>{note}</g>'
+        f'<text x="{middle}" y="{name_y}" text-anchor="middle">{text(kind)}</text>{note}</g>'
     )
 
 
@@ -179,16 +178,17 @@ def graph_section(outline: Outline | None) -> str:
     """The drawing, with what each kind makes beside it; nothing without an outline."""
     if outline is None or not outline.reads:
         return ""
+    reads = reduced(outline.reads)
     rows = "".join(
         f'<tr><th scope="row">{text(kind)}</th><td>{_items(outline.items.get(kind))}</td>'
         f"<td>{ABOUT.get(kind, '')}</td></tr>\n"
-        for kind in reduced(outline.reads)
+        for kind in reads
     )
     return (
         '<section id="graph"><h2>Graph</h2>\n<p class="lead">How the recipe was compiled: what each part of the build '
         "reads. Where nothing has changed, nothing is made again. "
         '<a href="build.html">What the last build did, and how long it took</a>.</p>\n'
-        f'<div class="graphs">{drawing(outline)}<table class="kinds"><thead><tr><th scope="col">Kind</th>'
+        f'<div class="graphs">{drawing(reads, outline.items)}<table class="kinds"><thead><tr><th scope="col">Kind</th>'
         f'<th scope="col">Items</th><th scope="col">What it makes</th></tr></thead>\n<tbody>{rows}</tbody></table>'
         "</div></section>\n"
     )

@@ -27,7 +27,11 @@ class Meaning:
 
 
 _MEANINGS = {
-    "severed": Meaning("severed heads", False, "The share of pictures that show a head without a body."),
+    "severed": Meaning(
+        "severed heads",
+        False,
+        "The share of pictures with a face or hair, and neither clothes nor limbs: a head without a body.",
+    ),
     "likeness": Meaning(
         "likeness", True, "How many of the tags that make the character the tagger sees in a picture, on average."
     ),
@@ -45,14 +49,22 @@ _MEANINGS = {
     "split_view": Meaning("split views", False, "The share of pictures in which she stands more than once."),
     "closed_eyes": Meaning("closed eyes", False, "The share of pictures with closed eyes that nobody asked for."),
     "similarity": Meaning(
-        "memorised", False, "How like a picture is to the training picture nearest to it, on average: near 1 is a copy."
+        "memorised",
+        False,
+        "How like a picture is to the training picture nearest to it, on average; above 90&nbsp;% it is a copy.",
     ),
     "sameness": Meaning(
         "sameness", False, "How like the pictures of one prompt are to each other, on average: masks, monotony."
     ),
-    "broken": Meaning("broken", False, "The share of pictures that are noise or empty."),
+    "broken": Meaning("broken", False, "The share of pictures that are noise, or of one colour all over."),
 }
 MEANINGS = {name: _MEANINGS[name] for name in NAMES}
 """By name, in the order in which they are shown."""
+TRADE_OFF = Meaning(
+    "trade-off",
+    True,
+    "The geometric mean of likeness, of prompt followed, and of what severed heads, leakage and broken pictures leave of "
+    "100&nbsp;%. The strength with the highest one becomes the preferred weight, unless the recipe names another.",
+)
 SHOWN = tuple(sorted(NAMES, key=lambda name: not MEANINGS[name].good))
 """What should be high first, then what should be low."""

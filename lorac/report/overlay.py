@@ -35,8 +35,8 @@ def loss_section(losses: Sequence[tuple[str, Sequence[float]]]) -> str:
         for place, (name, _, values) in enumerate(curves)
     )
     return (
-        '<section id="loss"><h2>Loss</h2>\n<p class="lead">Smoothed over a twentieth of each run; all panels have the same '
-        f"scale, from 0 to {number(top)} and over {number(last)} steps. Grey: the other recipes.</p>\n"
+        '<section id="loss"><h2>Loss</h2>\n<p class="lead">Smoothed over a twentieth of each run; all panels have the '
+        f"same scale, from 0 to {number(top)} and over {number(last)} steps. Grey: the other recipes.</p>\n"
         f'<svg class="defs" width="0" height="0" aria-hidden="true"><defs>{lines}</defs></svg>\n'
         f'<div class="panels losses">\n{panels}</div></section>\n'
     )

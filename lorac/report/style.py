@@ -59,7 +59,8 @@ nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 .samples img { border-radius: 6px; }
 .samples img, .card img, .shots img { outline: 1px solid var(--edge); outline-offset: -1px; }
 .pill { display: inline-block; margin-left: .5em; padding: 0 .45em; border-radius: 99px; background: var(--mark);
-  font-size: .75rem; font-weight: 500; color: var(--ink); print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  font-size: .75rem; font-weight: 500; color: var(--ink);
+  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(11.5rem, 1fr)); gap: 1.75rem 1.5rem; }
 .panel { break-inside: avoid; }
@@ -196,7 +197,8 @@ summary { cursor: pointer; font-weight: 600; }
 .overview td, .overview thead th + th { text-align: right; }
 .overview td:last-child, .overview th:last-child { padding-right: 0; }
 .overview .none { text-align: left; }
-.lanes { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 2rem 2.5rem; margin-top: 2rem; }
+.lanes { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 2rem 2.5rem; }
+.lanes { margin-top: 2rem; }
 .lane { width: 100%; font-size: .75rem; line-height: 1.3; table-layout: fixed; break-inside: avoid; align-self: start; }
 .lane caption { font-size: .8125rem; }
 .lane caption span { margin-left: .35em; font-weight: 400; color: var(--soft); font-size: .75rem; }
