@@ -11,13 +11,14 @@ import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+_NAMES = ("chromium", "chromium-browser", "google-chrome") if hasattr(os, "posix_spawn") else ()
+PROGRAM = next(filter(None, map(shutil.which, _NAMES)), None)
 _SECONDS = 60
 """How long an answer may take."""
 _QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions", "--hide-scrollbars")
@@ -28,15 +29,18 @@ class Browser:
 
     def __init__(self, profile: Path) -> None:
         assert PROGRAM
-        read_3, self._to = os.pipe()
-        self._from, write_4 = os.pipe()
-        options = " ".join((*_QUIET, f"--user-data-dir='{profile}'", "--remote-debugging-pipe"))
-        command = f"exec '{PROGRAM}' {options} about:blank 3<&{read_3} 4>&{write_4}"
-        self._process = subprocess.Popen(
-            ["sh", "-c", command], pass_fds=(read_3, write_4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        os.close(read_3)
-        os.close(write_4)
+        import fcntl  # not on Windows, where there is no such pipe either
+
+        theirs, self._to = os.pipe()
+        self._from, answers = os.pipe()
+        # Out of the way of 3 and 4, so that none of the two copies is made over the other's original.
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs, answers)]
+        actions = [(os.POSIX_SPAWN_DUP2, ends[0], 3), (os.POSIX_SPAWN_DUP2, ends[1], 4)]
+        silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+        options = [PROGRAM, *_QUIET, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
+        self._process = os.posix_spawn(PROGRAM, options, os.environ, file_actions=[*actions, *silent])
+        for end in (theirs, answers, *ends):
+            os.close(end)
         self._buffer, self._number, self._session = b"", 0, ""
         self._events: list[dict[str, Any]] = []
         self.messages: list[str] = []
@@ -53,10 +57,11 @@ class Browser:
         self._session = ""
         try:
             self._call("Browser.close")
-            self._process.wait(10)
-        except (EOFError, TimeoutError, subprocess.TimeoutExpired):
-            self._process.kill()
-            self._process.wait()
+            while select.select([self._from], [], [], 10)[0] and os.read(self._from, 1 << 20):
+                pass
+        except (EOFError, TimeoutError):
+            os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
         os.close(self._to)
         os.close(self._from)
 

@@ -63,8 +63,8 @@ MEANINGS = {name: _MEANINGS[name] for name in NAMES}
 TRADE_OFF = Meaning(
     "trade-off",
     True,
-    "The geometric mean of likeness, of prompt followed, and of what severed heads, leakage and broken pictures leave of "
-    "100&nbsp;%. The strength with the highest one becomes the preferred weight, unless the recipe names another.",
+    "The geometric mean of likeness, of prompt followed, and of what severed heads, leakage and broken pictures leave "
+    "of 100&nbsp;%. The strength with the highest one becomes the preferred weight, unless the recipe names another.",
 )
 SHOWN = tuple(sorted(NAMES, key=lambda name: not MEANINGS[name].good))
 """What should be high first, then what should be low."""

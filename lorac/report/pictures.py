@@ -107,7 +107,7 @@ def _tag_table(pictures: Sequence[Picture]) -> str:
 
 def _left_out(tags: Sequence[LeftOut], total: int) -> str:
     """What the texts have and the captions do not."""
-    if not tags:
+    if not tags or not total:
         return ""
     rows = "".join(
         _tag_row(f"{one.tag} → {one.replaced}" if one.replaced else one.tag, one.count, total)
