@@ -24,11 +24,11 @@ vest turtleneck blouse camisole apron cape capelet cloak robe poncho shawl swims
 pajamas bloomers buruma sportswear armor breastplate belt suspenders corset collar neckerchief necktie bowtie ascot
 pocket buttons epaulettes trim plaid cuffs gloves mittens gauntlets shoes boots footwear socks thighhighs kneehighs
 legwear leggings tights pantyhose sandals sneakers loafers slippers clothes clothing costume outfit maid miko nun
-dancer cheerleader waitress nurse
+dancer cheerleader waitress nurse top heels strapless halterneck wristband armband
 torso shoulder shoulders collarbone chest arm arms armpits elbow wrist wrists hand hands finger fingers waist midriff
 navel stomach hip hips leg legs thigh thighs knee knees ankle foot feet barefoot tail
 standing sitting kneeling lying squatting crouching leaning walking running jumping dancing fighting riding straddling
-swimming wading wariza seiza yokozuwari contrapposto stretching stretch salute holding"""
+fours swimming wading wariza seiza yokozuwari contrapposto stretching stretch salute holding"""
 _HEADWEAR = """
 hat cap headwear headdress headband hairband hairclip ornament eyewear glasses sunglasses goggles mask helmet veil crown
 tiara earrings"""

@@ -4,7 +4,7 @@
        │             └▶ latent ◀─ vae        ├─▶ schedule ─▶ train ─▶ export ─▶ sidecar, report
        ├────▶ caption ─▶ tokens ─────────────┘                 │        ▲
        └ tag ─────┘                                            │        │
-    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ draw, validate
+    base ─▶ weights ─▶ unet, text ─────────────────────────────┴─▶ draw, validate ─▶ measure ─▶ evaluate ─▶ sidecar
 
 A pure function of the recipe and the base's header. What enters a node's `params` is what its key contains: a setting
 belongs there exactly if it can change the node's bytes.
@@ -25,6 +25,7 @@ from lorac.graph.draw import by_kind, kinds_of
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
+from lorac.recipe.fields import BUILTIN_BASE, BUILTIN_TAGGER
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.rules_train import contradictions
 from lorac.recipe.schema import PATHS, read_by
@@ -105,7 +106,8 @@ class _Lowering:
         export = self._export(sets, schedule, train, base)
         drawn = self._draw(train, weights) if self.recipe.sample.prompts else None
         validate = self._validate(schedule, train) if self.recipe.validation.split else None
-        sidecar = self._sidecar(export, drawn)
+        evaluate = self._evaluate(sets, drawn, validate) if drawn and self.recipe.evaluate.count else None
+        sidecar = self._sidecar(export, drawn, Input(evaluate, "figures") if evaluate else None)
         report = self._report(sets, schedule, train, drawn, validate)
         name = self.recipe.name
         for file, value in [
@@ -114,6 +116,7 @@ class _Lowering:
             (f"{name}.json", Input(sidecar, "json")),
             *([(f"{name}.png", Input(sidecar, "preview"))] if drawn else []),
             ("report.html", Input(report, "html")),
+            *([("evaluation.json", Input(evaluate, "figures"))] if evaluate else []),
         ]:
             self.graph.outputs.append(Output(name, file, value, self.recipe.train.save_every_n_epochs or 1))
 
@@ -193,21 +196,11 @@ class _Lowering:
         settings = self.recipe.tagger
         if settings.model is None or folder.caption:
             return {}, {}, {}
-        at = tagger_folder(settings.model)
-        model, names = str(at / MODEL), str(at / TAGS)
-        tagger = self._add("tagger", {}, hints={"path": model, "sha256": settings.sha256})
-        vocabulary = self._add("vocabulary", {}, hints={"path": names})
-        shared = {"tags": Input(vocabulary, "file")}
+        inputs, hints = self._tagger_files(settings.model, settings.sha256)
         each = {port: Input(source, port, Take.EACH) for port in ("picture", "caption")}
-        tag = self._add(
-            "tag",
-            {},
-            {**each, "model": Input(tagger, "file"), **shared},
-            label=label,
-            hints={"model": model, "tags": names},
-        )
-        seen = {"probabilities": Input(tag, "probabilities", Take.EACH), **shared}
-        return {"thresholds": dict(thresholds(settings))}, seen, {"tags": names}
+        tag = self._add("tag", {}, {**each, **inputs}, label=label, hints=hints)
+        seen = {"probabilities": Input(tag, "probabilities", Take.EACH), "tags": inputs["tags"]}
+        return {"thresholds": dict(thresholds(settings))}, seen, {"tags": hints["tags"]}
 
     def _read_by(self, node: str) -> dict[str, Value]:
         """The recipe's values that a node kind reads as they stand, by section: what `schema.key(nodes=…)` says."""
@@ -306,6 +299,55 @@ class _Lowering:
         if figures:
             inputs["figures"] = figures
         return self._add("sidecar", params, inputs)
+
+    def _evaluate(self, sets: Sequence[Pictures], drawn: Drawn, validate: Node | None) -> Node:
+        """Raises InputError if there is no tagger that could look at the pictures."""
+        recipe = self.recipe
+        sources = [pictures for pictures in sets if not pictures.regularisation]
+        params: dict[str, Value] = {
+            **msgspec.to_builtins(
+                {name: getattr(recipe.evaluate, name) for name in ("count", "threshold", "character")}
+            ),
+            "prompts": self._prompts(),
+            "strengths": self._strengths(),
+            "sources": [
+                {"trigger": recipe.rules(s.folder).trigger, "exclude": recipe.rules(s.folder).exclude} for s in sources
+            ],
+            "preferred_weight": recipe.output.preferred_weight,
+        }
+        tagger, hints = self._judge()
+        inputs = {"tags": tagger["tags"]}
+        shown = [("off", recipe.evaluate.count, Input(drawn.off, "sheet", Take.EACH), "off")]
+        if drawn.on:
+            shown.append(("on", recipe.evaluate.count, Input(drawn.on, "sheet", Take.EACH), ""))
+        for number, s in enumerate(sources):
+            shown.append((str(number), 1, Input(s.image, "pixels", Take.EACH), s.label))
+        for port, count, picture, label in shown:
+            each = {"picture": picture, **tagger}
+            measure = self._add("measure", {"count": count}, each, label=label, hints=hints)
+            inputs |= {f"{output}.{port}": Input(measure, output) for output in ("seen", "features")}
+        if validate:
+            inputs |= {"losses": Input(validate, "losses", Take.LAST), "validation": validate.inputs["validation"]}
+        return self._add("evaluate", params, inputs, hints={"tags": hints["tags"]})
+
+    def _judge(self) -> tuple[dict[str, Input], dict[str, Value]]:
+        """The tagger that looks at what was drawn: (inputs, hints)."""
+        recipe = self.recipe
+        model = recipe.evaluate.tagger or recipe.tagger.model
+        if model is None and recipe.train.base != BUILTIN_BASE:
+            remedy = "set evaluate.tagger to a folder with model.onnx and selected_tags.csv, or evaluate.count to 0"
+            cause = "there is no tagger that knows what this base draws"
+            raise InputError([Problem(recipe.where("evaluate.count"), cause, remedy)])
+        sha256 = None if recipe.evaluate.tagger else recipe.tagger.sha256
+        return self._tagger_files(model or BUILTIN_TAGGER, sha256)
+
+    def _tagger_files(self, model: str, sha256: str | None) -> tuple[dict[str, Input], dict[str, Value]]:
+        """(inputs, hints) of a node that runs a tagger."""
+        at = tagger_folder(model)
+        path, names = str(at / MODEL), str(at / TAGS)
+        tagger = self._add("tagger", {}, hints={"path": path, "sha256": sha256})
+        vocabulary = self._add("vocabulary", {}, hints={"path": names})
+        return {"model": Input(tagger, "file"), "tags": Input(vocabulary, "file")}, {"model": path, "tags": names}
 
     def _prompts(self) -> list[dict[str, Value]]:
         """Prompt and negative of every row of the report's grid."""

@@ -46,11 +46,11 @@ def run(work: Work) -> Iterable[Made | Failed]:
             cause, _, remedy = str(refusal).partition("; ")
             yield Failed(item.index, [Problem(shown_path(item.name), cause, remedy)])
             continue
-        yield Made(item.index, {"probabilities": _tagger(work).probabilities(image)})
+        yield Made(item.index, {"probabilities": loaded(work).probabilities(image)})
 
 
-def _tagger(work: Work) -> Tagger:
-    """The model, loaded once for all the workers of a build. Raises InputError."""
+def loaded(work: Work) -> Tagger:
+    """The model, loaded once for all the workers of a node. Raises InputError."""
     from lorac.tagger.model import Tagger
 
     with work.session.setdefault("lock", threading.Lock()):
