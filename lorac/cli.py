@@ -19,7 +19,7 @@ from lorac.errors import InputError, Interrupted, LoracError, Problem, StoreErro
 
 if TYPE_CHECKING:
     from lorac.graph.nodes import Graph
-    from lorac.recipe.recipe import Recipe
+    from lorac.recipe.load import Loaded
     from lorac.store.blobs import Store
 
 EXIT_CODES = """
@@ -96,13 +96,13 @@ def opened(folder: Path, *, to_look: bool = False) -> Iterator[Store]:
             store.close()
 
 
-def read(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> tuple[list[Recipe], Graph]:
+def read(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None) -> tuple[Loaded, Graph]:
     """The recipes and their graph. Raises InputError."""
     from lorac.graph.lower import lower
-    from lorac.recipe.load import load
+    from lorac.recipe.load import load_all
 
-    loaded = load(recipes, sets, base)
-    return loaded, lower(loaded)
+    loaded = load_all(recipes, sets, base)
+    return loaded, lower(loaded.recipes, loaded.collections)
 
 
 output_option = click.option("-o", "--output", type=PATH, help="Recipe to write. Absent: standard output.")
@@ -163,7 +163,7 @@ def build(
     from lorac.kinds.registry import KINDS, SCANNERS
 
     loaded, graph = read(recipes, sets, base)
-    names = [recipe.name for recipe in loaded]
+    names = loaded.names
     with opened(store, to_look=dry_run) as blobs:
         if dry_run:
             _show_forecast(names, graph, blobs, as_json)
@@ -203,13 +203,18 @@ def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, sto
     """Show the arithmetic of each RECIPE: pictures, repeats, steps, epochs, and what the next build would do."""
     from lorac.engine.forecast import forecast, summary
     from lorac.kinds.registry import KINDS, SCANNERS
-    from lorac.plan import lines
+    from lorac.plan import lines, run_of, total_lines
 
     loaded, graph = read(recipes, sets, base)
     with opened(store, to_look=True) as blobs:
         casts = forecast(graph, KINDS, SCANNERS, blobs)
-    for recipe in loaded:
-        click.echo("\n".join([recipe.name, *lines(recipe), *summary(graph, recipe.name, casts)]))
+    runs = {recipe.name: run_of(recipe) for recipe in loaded.recipes}
+    for recipe in loaded.recipes:
+        own = lines(recipe, runs[recipe.name])
+        click.echo("\n".join([recipe.name, *own, *summary(graph, recipe.name, casts)]))
+    for collection in loaded.collections:
+        own = total_lines(collection, runs, graph)
+        click.echo("\n".join([collection.name, *own, *summary(graph, collection.name, casts)]))
 
 
 @main.command(short_help="Explain what is made again, and why.")
@@ -236,8 +241,10 @@ def why(target: str, sets: tuple[str, ...], base: str | None, store: Path) -> No
         raise InputError([Problem(target, f'there is no node "{kind}"', f"choose one of {', '.join(sorted(kinds))}")])
     with opened(store, to_look=True) as blobs:
         forecasts = forecast(graph, KINDS, SCANNERS, blobs)
-        for recipe in loaded:
-            for line in explain(graph, recipe.name, kind or None, forecasts, blobs):
+        for name in loaded.names:
+            if kind and not any(kind in (node.kind, graph.label(node, name)) for node in graph.of_recipe(name)):
+                continue
+            for line in explain(graph, name, kind or None, forecasts, blobs):
                 click.echo(line)
 
 

@@ -46,7 +46,7 @@ class Captioned:
 
 @dataclass(frozen=True)
 class Folder:
-    """One source or regularisation folder."""
+    """One folder: a source, regularisation pictures, or those that are held out."""
 
     spec: PictureSet
     regularisation: bool
@@ -57,14 +57,17 @@ class Folder:
         return Path(self.spec.path).name
 
 
-def folders(recipe: Recipe) -> list[Folder]:
-    """All folders of a recipe, sources first. Raises InputError with every folder and caption that cannot be read."""
+def folders(recipe: Recipe, *, held_out: bool = False) -> list[Folder]:
+    """All folders of a recipe that are trained, sources first, and with `held_out` that of `validation.path` at last.
+
+    Raises InputError with every folder and caption that cannot be read, held-out ones too.
+    """
     problems: list[Problem] = []
-    sets = [(spec, False) for spec in recipe.sources] + [(spec, True) for spec in recipe.regularisation]
-    found = [Folder(spec, kind, tuple(_captioned(recipe, spec, problems))) for spec, kind in sets]
+    sets = [*recipe.sources, *recipe.regularisation, *([recipe.held_out] if recipe.held_out else [])]
+    found = [Folder(spec, spec.regularisation, tuple(_captioned(recipe, spec, problems))) for spec in sets]
     if problems:
         raise InputError(problems)
-    return found
+    return [folder for folder in found if held_out or not folder.spec.held_out]
 
 
 def _captioned(recipe: Recipe, spec: PictureSet, problems: list[Problem]) -> Iterator[Captioned]:
@@ -95,7 +98,7 @@ def caption_lines(recipe: Recipe) -> list[str]:
     """
     limit = recipe.train.max_token_length
     lines = [f"{recipe.name}: tokens (cut off at {limit}), picture, final caption"]
-    for folder in folders(recipe):
+    for folder in folders(recipe, held_out=True):
         for captioned in folder.pictures:
             count, tags = captioned.longest()
             shown = "?" if captioned.tagged else str(count)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lorac.graph.lower import bucketing, training_resolution
+from lorac.graph.nodes import Graph
 from lorac.kinds.image import Bucketing, Refused, header
 from lorac.listing import Picture, pictures, shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.base import BaseFacts, base_facts
+from lorac.recipe.collection import Collection
 from lorac.recipe.fields import BUILTIN_BASE
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.train.schedule import validation_timesteps
@@ -22,7 +24,7 @@ FILES_SHOWN = 4
 
 @dataclass(frozen=True)
 class Set:
-    """One source or regularisation folder. `held_out` are the numbers of its pictures that are only validated."""
+    """One folder of pictures. `held_out` are the numbers of its pictures that are only validated."""
 
     spec: PictureSet
     pictures: Sequence[Picture]
@@ -45,29 +47,41 @@ class Looks:
 class Run:
     """The figures of one recipe. `order` are the regularisation pictures of an epoch, one for each sample."""
 
+    facts: BaseFacts
     sources: Sequence[Set]
     regularisation: Sequence[Set]
     samples: int
     order: Sequence[int]
     looks: Looks
     length: arithmetic.Length
+    never_trained: Sequence[Set] = ()
 
     @property
     def held_out(self) -> int:
-        return sum(len(folder.held_out) for folder in self.sources)
+        return sum(len(folder.held_out) for folder in (*self.sources, *self.never_trained))
 
 
-def lines(recipe: Recipe) -> list[str]:
-    """The plan of one recipe, a fact per line. Raises InputError for folders that cannot be used."""
-    facts = base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)
-    run = _run(recipe, facts)
+def lines(recipe: Recipe, run: Run) -> list[str]:
+    """The plan of one recipe, a fact per line."""
     rows = [*_data_rows(recipe, run), *_training_rows(recipe, run), ("files", _files(recipe, run))]
     base = recipe.train.base if recipe.train.base == BUILTIN_BASE else shown_path(recipe.train.base)
-    rows.insert(0, ("base", f"{base}, {training_resolution(recipe, facts)} px"))
+    rows.insert(0, ("base", f"{base}, {training_resolution(recipe, run.facts)} px"))
     return [f"  {name:<15} {text}" for name, text in rows]
 
 
-def _run(recipe: Recipe, facts: BaseFacts) -> Run:
+def total_lines(collection: Collection, runs: Mapping[str, Run], graph: Graph) -> list[str]:
+    """What the recipes of a collection come to; `runs` are those of all recipes, by name."""
+    names = [recipe.name for recipe in collection.recipes]
+    steps = sum(runs[name].length.steps for name in names)
+    used = [node for name in names for node in graph.of_recipe(name)]
+    shared = f"{len(used) - len(set(used))} of {len(used)} nodes are those of another recipe"
+    rows = [("recipes", f"{len(names)}, {steps} steps in all"), ("shared", shared)]
+    return [f"  {name:<15} {text}" for name, text in rows]
+
+
+def run_of(recipe: Recipe) -> Run:
+    """The figures of a recipe. Raises InputError for folders that cannot be used."""
+    facts = base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)
     train, extension = recipe.train, recipe.caption.extension
     sources, classes = (
         [Set(spec, pictures(spec.path, extension, spec.where)) for spec in specs]
@@ -86,7 +100,12 @@ def _run(recipe: Recipe, facts: BaseFacts) -> Run:
     looks = _looks(recipe, facts, shown)
     accumulation = train.gradient_accumulation_steps
     length = arithmetic.run_length(looks.buckets.values(), train.batch_size, accumulation, train.epochs, train.steps)
-    return Run(sources, classes, samples, order, looks, length)
+    own = [recipe.held_out] if recipe.held_out else []
+    listed = [(spec, pictures(spec.path, extension, spec.where)) for spec in own]
+    never_trained = [Set(spec, found, frozenset(range(len(found)))) for spec, found in listed]
+    unshown = [(picture, spec) for spec, found in listed for picture in found]
+    looks.transparent.update(_looks(recipe, facts, unshown).transparent)
+    return Run(facts, sources, classes, samples, order, looks, length, never_trained)
 
 
 def _data_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
@@ -100,6 +119,8 @@ def _data_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
         rows.append(("regularisation", text + _masked(folder.spec)))
     if run.regularisation:
         rows.append(("", f"matched one to one: {len(run.order)} regularisation samples beside {run.samples}"))
+    for folder in run.never_trained:
+        rows.append(("held out", f"{shown_path(folder.spec.path)}: {count_of(len(folder.pictures), 'picture')}"))
     return rows + [("unusable", text) for text in _unusable(recipe, run)]
 
 
@@ -114,11 +135,10 @@ def _masked(spec: PictureSet) -> str:
 def _unusable(recipe: Recipe, run: Run) -> list[str]:
     """What a build would refuse, as far as it can be seen without reading every picture."""
     found = []
+    sets = (*run.sources, *run.regularisation, *run.never_trained)
     if count := len(run.looks.transparent):
         found.append(f"{count_of(count, 'picture')} may have transparent parts, with no alpha in the recipe for them")
-    if count := sum(
-        map(len, (missing_captions(recipe, s.spec, s.pictures) for s in (*run.sources, *run.regularisation)))
-    ):
+    if count := sum(map(len, (missing_captions(recipe, s.spec, s.pictures) for s in sets))):
         found.append(f"{count_of(count, 'picture')} without a caption, and no trigger words instead")
     return found
 
@@ -148,7 +168,7 @@ def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
     ]
     if train.flip_aug:
         rows.insert(1, ("", "pictures are mirrored half of the times"))
-    if recipe.validation.split:
+    if recipe.validation.split or run.never_trained:
         rows.append(("validation", _validation(recipe, run)))
     return rows
 
@@ -165,7 +185,7 @@ def count_of(count: float, noun: str) -> str:
 
 
 def _validation(recipe: Recipe, run: Run) -> str:
-    if not run.held_out:
+    if recipe.validation.split and not any(folder.held_out for folder in run.sources):
         most = max(len(folder.pictures) for folder in run.sources)
         return arithmetic.nothing_held_out(recipe.validation.split, most)
     at = validation_timesteps(recipe.loss.min_timestep, recipe.loss.max_timestep)

@@ -128,7 +128,7 @@ def _folders(
     tags = read_tags(store.read(results[names].outputs["file"]), shown_path(str(names.hints["path"])))
     problems: list[Problem] = []
     found = []
-    for spec in (*recipe.sources, *recipe.regularisation):
+    for spec in (*recipe.sources, *recipe.regularisation, *([recipe.held_out] if recipe.held_out else [])):
         node = nodes.get(spec.path)
         listed = pictures(spec.path, recipe.caption.extension, spec.where)
         seen: dict[str, bytes] = {}

@@ -219,6 +219,48 @@ def test_after_a_failure_k_goes_on_with_what_does_not_depend_on_it(bench: Bench)
     assert bench.ran() == {"each": 1}
 
 
+def overview(*branches: str, optional: bool = True) -> tuple[Graph, Node]:
+    """Branches that refuse a "!", and a node that can do without any of them."""
+    graph = Graph()
+    inputs = {}
+    for name in branches:
+        branch = graph.add(Node(f"{name}:each", "each", {"strict": True}, {"x": take(source(graph, name, name))}))
+        inputs[f"x.{name}"] = Input(branch, "a", optional=optional)
+    return graph, graph.add(Node("all:one", "one", {}, inputs))
+
+
+def test_with_k_a_node_is_made_without_the_optional_inputs_that_failed(bench: Bench) -> None:
+    bench.world.folders["bad"] = {"x.png": b"!"}
+    graph, node = overview("bad", "f")
+    executor = bench.executor(graph, keep_going=True)
+    with pytest.raises(InputError):
+        executor.run()
+    alone, same = overview("f", optional=False)
+    assert bench.run(alone)[same] == executor.results[node]
+    assert bench.ran() == {}, "its key is that of a node without the port"
+
+    bench.world.folders["bad"] = {"x.png": b"fine"}
+    assert_right(bench, graph, bench.run(graph))
+    assert bench.ran() == {"each": 1, "one": 1}
+
+
+@pytest.mark.parametrize(("keep_going", "good"), [(False, b"fine"), (True, b"!")], ids=["without -k", "nothing left"])
+def test_a_node_that_could_be_an_overview_of_failures_is_not_made(bench: Bench, keep_going: bool, good: bytes) -> None:
+    bench.world.folders |= {"bad": {"x.png": b"!"}, "good": {"y.png": good}}
+    graph, _ = overview("good", "bad")
+    with pytest.raises(InputError):
+        bench.run(graph, keep_going=keep_going)
+    assert bench.ran() == {"each": 2}
+
+
+def test_an_input_that_is_not_optional_is_needed_with_k_too(bench: Bench) -> None:
+    bench.world.folders["bad"] = {"x.png": b"!"}
+    graph, _ = overview("bad", "f", optional=False)
+    with pytest.raises(InputError):
+        bench.run(graph, keep_going=True)
+    assert bench.ran() == {"each": 6}
+
+
 def test_without_k_a_chain_stops_at_its_next_link(bench: Bench) -> None:
     bench.world.folders["bad"] = {"x.png": b"!"}
     started, failed = threading.Event(), threading.Event()

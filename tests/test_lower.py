@@ -77,9 +77,9 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "caption.keep_tokens_separator": ("|||", {"caption", "tokens"} | WRITTEN),
     "caption.enable_wildcard": (True, {"caption", "tokens"} | WRITTEN),
     "regularisation.generate": (None, set()),
-    "validation.path": (None, set()),
-    "validation.trigger": (None, set()),
-    "validation.alpha": (None, set()),
+    "validation.path": (None, set()),  # it adds nodes: see below
+    "validation.trigger": (["another"], {"caption"} | WRITTEN),
+    "validation.alpha": ("black", IMAGES | WRITTEN),
     "evaluate.count": (16, {"draw", "report"}),
     "evaluate.tagger": (None, set()),
     "evaluate.threshold": (None, set()),
@@ -162,6 +162,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
 }
 NEEDED: dict[str, dict[str, object]] = {
     "validation.split": {"validation.split": 0.9},
+    "validation.trigger": {"validation.path": "other"},
+    "validation.alpha": {"validation.path": "other"},
     "network.block_alphas": {"network.block_dims": [4] * 25},
     "network.conv_alpha": {"network.conv_dim": 4},
     "network.conv_block_alphas": {"network.conv_block_dims": [4] * 25},
@@ -255,6 +257,26 @@ def test_mirrored_pictures_are_latents_of_their_own(folder: Path) -> None:
     assert [node.inputs["pixels"] for node in mirrored] == [
         train.inputs[f"latent.{n}"].node.inputs["pixels"] for n in range(2)
     ]
+
+
+def test_pictures_held_out_pass_the_nodes_of_others_and_are_no_part_of_training(folder: Path) -> None:
+    changes = {"train.flip_aug": True, "caption.exclude": ["solo"]}
+    before, after = graph(folder, changes), graph(folder, {**changes, "validation.path": "other/*.png"})
+    old = Counter((node.kind, own(node)) for node in before.nodes)
+    added = Counter((node.kind, own(node)) for node in after.nodes) - old
+    per_picture = {"source", "image", "caption", "tokens", "latent"}
+    kinds = Counter(kind for kind, _ in added.elements())
+    assert kinds == dict.fromkeys({"schedule", "validate"} | WRITTEN | per_picture, 1)
+    (train,), (without,) = ([node for node in found.nodes if node.kind == "train"] for found in (after, before))
+    assert own(train) == own(without)
+    (held_out,) = (node for node in after.nodes if node.name == "r:latent[*.png]")
+    (validate,) = (node for node in after.nodes if node.kind == "validate")
+    assert validate.inputs["latent.2"].node is held_out
+    assert held_out not in [source.node for source in train.inputs.values()]
+    assert [validate.inputs[f"latent.{n}"] for n in range(2)] == [train.inputs[f"latent.{n}"] for n in range(2)]
+    (schedule,) = (node for node in after.nodes if node.kind == "schedule")
+    assert schedule.inputs["tokens.2"].node.inputs["caption"].node.params["exclude"] == ("solo",)
+    assert schedule.inputs["bucket.2"].node is held_out.inputs["pixels"].node
 
 
 def test_the_seed_of_validation_is_that_of_training_unless_given(folder: Path) -> None:

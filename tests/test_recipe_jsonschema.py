@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import tomli
 
+from lorac.recipe.collection import Listing
 from lorac.recipe.fields import Section
 from lorac.recipe.jsonschema import json_schema
 from lorac.recipe.schema import SECTIONS, Document
@@ -36,7 +37,7 @@ def test_the_committed_schema_is_current() -> None:
 
 def test_every_key_is_described_and_no_other_is_allowed() -> None:
     definitions = json_schema()["$defs"]
-    sections: list[type[Section]] = [*SECTIONS.values(), Document, Prompt]
+    sections: list[type[Section]] = [*SECTIONS.values(), Document, Prompt, Listing]
     assert set(definitions) == {kind.__name__ for kind in sections}
     for name, definition in definitions.items():
         assert definition["additionalProperties"] is False, name
@@ -68,11 +69,27 @@ def test_the_validator_of_these_tests_sees_mistakes() -> None:
     assert len(list(violations(data, json_schema(), json_schema()))) == 7
 
 
+def test_a_file_with_recipes_is_judged_as_a_collection() -> None:
+    def mistakes(data: dict[str, Any]) -> list[str]:
+        return list(violations(data, json_schema(), json_schema()))
+
+    assert mistakes({"recipes": ["a.toml"], "name": "all", "title": "All", "comment": "of them"}) == []
+    assert mistakes({"recipes": [], "train": {}}) == ["$.recipes: wrong length", "$: train is unknown"]
+    assert mistakes({"title": "All"}) == ["$: title is unknown"]
+
+
 def violations(value: Any, schema: dict[str, Any], root: dict[str, Any], at: str = "$") -> Iterator[str]:
     """What JSON Schema 2020-12 has against `value`: the part of it that our schema uses."""
     if "$ref" in schema:
         yield from violations(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, at)
-    if "anyOf" in schema and all(list(violations(value, choice, root, at)) for choice in schema["anyOf"]):
+    if "if" in schema:
+        other = list(violations(value, schema["if"], root, at))
+        yield from violations(value, schema["else" if other else "then"], root, at)
+    if (
+        "anyOf" in schema
+        and True not in schema["anyOf"]
+        and all(list(violations(value, choice, root, at)) for choice in schema["anyOf"])
+    ):
         yield f"{at}: fits none"
     if "enum" in schema and value not in schema["enum"]:
         yield f"{at}: not in the enumeration"

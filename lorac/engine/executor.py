@@ -32,7 +32,7 @@ from lorac.engine.protocol import Failed, Kind, Made, Scanner, Work
 from lorac.engine.resolve import BlobMissing, Lookup, Result, follow_chain, look_up, needed, numbers
 from lorac.engine.scan import scan
 from lorac.errors import InputError, Interrupted, LoracError, Problem, StoreError
-from lorac.graph.nodes import Graph, Node, Shape
+from lorac.graph.nodes import Graph, Input, Node, Shape
 from lorac.store import files
 from lorac.store.blobs import Store
 from lorac.store.ledger import Last
@@ -166,11 +166,15 @@ class Executor:
         for node in self.graph.nodes:
             if self.nodes[node].state is not State.WAITING:
                 continue
-            before = [self.nodes[source.node].state for source in node.inputs.values()]
-            if any(state in (State.FAILED, State.SKIPPED) for state in before):
+            before = {source: self.nodes[source.node].state for source in node.inputs.values()}
+            lost = [source for source, state in before.items() if state in (State.FAILED, State.SKIPPED)]
+            if lost and (len(lost) == len(before) or not all(self._can_do_without(source) for source in lost)):
                 self.nodes[node].state = State.SKIPPED
-            elif all(state is State.DONE for state in before):
+            elif all(state is State.DONE for source, state in before.items() if source not in lost):
                 self._advance(node)
+
+    def _can_do_without(self, source: Input) -> bool:
+        return source.optional and self.keep_going
 
     def _advance(self, node: Node) -> None:
         """All inputs are there: find the node's result, or start making it."""

@@ -73,6 +73,8 @@ def look_up(node: Node, kind: Kind, results: Mapping[Node, Result], store: Store
     shared: dict[str, Digest] = {}
     whole: dict[str, Digest] = {}
     for port, source in node.inputs.items():
+        if source.optional and source.node not in results:
+            continue
         result = results[source.node]
         if source.take in ENDS:
             shared[port] = result.column(source.output, store)[ENDS[source.take]]

@@ -21,10 +21,12 @@ import msgspec
 
 from lorac.digest import Value
 from lorac.errors import InputError, Problem
+from lorac.graph.collections import Parts, compare
 from lorac.graph.draw import by_kind, kinds_of
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
+from lorac.recipe.collection import Collection
 from lorac.recipe.fields import BUILTIN_BASE, BUILTIN_TAGGER
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.rules_train import contradictions
@@ -62,11 +64,18 @@ class Drawn:
         return {"off": Input(self.off, "sheet"), **({"sheet": Input(self.on, "sheet")} if self.on else {})}
 
 
-def lower(recipes: Sequence[Recipe]) -> Graph:
-    """One graph for all recipes; what they have in common is in it once. Raises InputError for an unusable base."""
+def lower(recipes: Sequence[Recipe], collections: Sequence[Collection] = ()) -> Graph:
+    """One graph for all recipes; what they have in common is in it once. Raises InputError for an unusable base.
+
+    `collections` are of some of the recipes, whose builds they compare.
+    """
     graph = Graph()
+    parts: dict[str, Parts] = {}
     for recipe in recipes:
-        _Lowering(graph, recipe, base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)).lower()
+        facts = base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)
+        parts[recipe.name] = _Lowering(graph, recipe, facts).lower()
+    for collection in collections:
+        compare(graph, collection, parts)
     return graph
 
 
@@ -97,18 +106,19 @@ class _Lowering:
     def __init__(self, graph: Graph, recipe: Recipe, facts: BaseFacts) -> None:
         self.graph, self.recipe, self.facts = graph, recipe, facts
 
-    def lower(self) -> None:
+    def lower(self) -> Parts:
         base = self._add("base", {}, hints={"path": str(self.facts.path)})
         weights = self._weights(base)
         sets = self._pictures(Input(weights, "vae"))
-        schedule = self._schedule(sets)
+        held_out = self._held_out(sets, Input(weights, "vae"))
+        schedule = self._schedule(sets, held_out)
         train = self._train(sets, schedule, weights)
         export = self._export(sets, schedule, train, base)
         drawn = self._draw(train, weights) if self.recipe.sample.prompts else None
-        validate = self._validate(schedule, train) if self.recipe.validation.split else None
+        validate = self._validate(schedule, train, held_out) if held_out or self.recipe.validation.split else None
         evaluate = self._evaluate(sets, drawn, validate) if drawn and self.recipe.evaluate.count else None
         sidecar = self._sidecar(export, drawn, Input(evaluate, "figures") if evaluate else None)
-        report = self._report(sets, schedule, train, drawn, validate)
+        report = self._report(sets, schedule, train, drawn, validate, evaluate)
         name = self.recipe.name
         for file, value in [
             (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
@@ -119,6 +129,8 @@ class _Lowering:
             *([("evaluation.json", Input(evaluate, "figures"))] if evaluate else []),
         ]:
             self.graph.outputs.append(Output(name, file, value, self.recipe.train.save_every_n_epochs or 1))
+        on, off = (drawn.on, drawn.off) if drawn else (None, None)
+        return Parts(self._about(sets), train, on, off, evaluate)
 
     def _add(
         self,
@@ -149,6 +161,15 @@ class _Lowering:
                 label = f"{label}-{len(sets) + 1}"
             sets.append(self._picture_set(label, folder, regularisation, vae))
         return sets
+
+    def _held_out(self, sets: Sequence[Pictures], vae: Input) -> Pictures | None:
+        """The pictures of `validation.path`: the same nodes as others, which training does not read."""
+        folder = self.recipe.held_out
+        if folder is None:
+            return None
+        label = PurePath(folder.path).name
+        taken = any(other.label == label for other in sets)
+        return self._picture_set(f"{label}-held-out" if taken else label, folder, False, vae)
 
     def _picture_set(self, label: str, folder: PictureSet, regularisation: bool, vae: Input) -> Pictures:
         extension, found = self.recipe.caption.extension, self.recipe.rules(folder)
@@ -182,7 +203,7 @@ class _Lowering:
         tokens = self._add("tokens", reading, final, label=label, hints={"extension": extension})
         encoded = {"pixels": Input(image, "pixels", Take.EACH), "vae": vae}
         latent = self._add("latent", {}, encoded, label=label)
-        flip = self.recipe.train.flip_aug
+        flip = self.recipe.train.flip_aug and not folder.held_out
         flipped = self._add("latent", {"flip": True}, encoded, label=f"{label} mirrored") if flip else None
         return Pictures(label, folder, regularisation, source, image, caption, tokens, latent, flipped)
 
@@ -209,7 +230,11 @@ class _Lowering:
             values.setdefault(section, {})[name] = msgspec.to_builtins(getattr(getattr(self.recipe, section), name))
         return dict(values)
 
-    def _schedule(self, sets: Sequence[Pictures]) -> Node:
+    def _sets(self) -> int:
+        """How many picture sets there are to train on; the held-out one has the number behind them."""
+        return len(self.recipe.sources) + len(self.recipe.regularisation)
+
+    def _schedule(self, sets: Sequence[Pictures], held_out: Pictures | None) -> Node:
         train, targets = self.recipe.train, self.recipe.network.targets
         params: dict[str, Value] = {
             "subsets": [{"repeats": s.folder.repeats, "regularisation": s.regularisation} for s in sets],
@@ -217,10 +242,10 @@ class _Lowering:
             "lr_unet": train.unet_lr if "unet" in targets else 0.0,
             "lr_text": train.text_encoder_lr if "text_encoder" in targets else 0.0,
         }
-        if self.recipe.validation.split:
+        if held_out or self.recipe.validation.split:
             params["validation_seed"] = self.recipe.validation_seed
         inputs: dict[str, Input] = {}
-        for number, pictures in enumerate(sets):
+        for number, pictures in enumerate([*sets, *([held_out] if held_out else [])]):
             inputs[f"tokens.{number}"] = Input(pictures.tokens, "tokens")
             inputs[f"bucket.{number}"] = Input(pictures.image, "bucket")
         return self._add("schedule", params, inputs)
@@ -354,7 +379,7 @@ class _Lowering:
         prompts = cast("tuple[Prompt, ...]", self.recipe.sample.prompts)  # loading leaves no plain strings
         return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in prompts]
 
-    def _validate(self, schedule: Node, train: Node) -> Node:
+    def _validate(self, schedule: Node, train: Node, held_out: Pictures | None) -> Node:
         params: dict[str, Value] = {
             **self._read_by("validate"),
             "clip_skip": self._clip_skip(),
@@ -366,11 +391,18 @@ class _Lowering:
             **{
                 port: train.inputs[port] for port in train.inputs if port.startswith(("unet", "text", "latent", "mask"))
             },
+            **({f"latent.{self._sets()}": Input(held_out.latent, "latent")} if held_out else {}),
         }
         return self._add("validate", params, inputs)
 
     def _report(
-        self, sets: Sequence[Pictures], schedule: Node, train: Node, drawn: Drawn | None, validate: Node | None
+        self,
+        sets: Sequence[Pictures],
+        schedule: Node,
+        train: Node,
+        drawn: Drawn | None,
+        validate: Node | None,
+        evaluate: Node | None,
     ) -> Node:
         recipe = self.recipe
         params: dict[str, Value] = {
@@ -390,6 +422,7 @@ class _Lowering:
             "summary": Input(schedule, "summary"),
             **(drawn.inputs() if drawn else {}),
             **({"validation": Input(validate, "losses")} if validate else {}),
+            **({"figures": Input(evaluate, "figures")} if evaluate else {}),
         }
         for number, pictures in enumerate(sets):
             inputs[f"name.{number}"] = Input(pictures.source, "name")
@@ -417,6 +450,17 @@ class _Lowering:
         """[output] as far as it is in the LoRA's file."""
         values: dict[str, Value] = msgspec.to_builtins(self.recipe.output)
         return {name: value for name, value in values.items() if ("output", name) not in read_by("sidecar")}
+
+    def _about(self, sets: Sequence[Pictures]) -> dict[str, Value]:
+        """What a page that compares recipes says of this one; strengths are those that are drawn with the LoRA."""
+        return {
+            "name": self.recipe.name,
+            "comment": self.recipe.output.comment,
+            "settings": {**self._settings(), "sample": msgspec.to_builtins(self.recipe.sample)},
+            "folders": [self._folder(pictures) for pictures in sets],
+            "prompts": list(self._prompts()),
+            "strengths": list(self._strengths()),
+        }
 
     def _settings(self) -> dict[str, Value]:
         """The recipe's sections that say how a LoRA is made; of a path only the name counts."""

@@ -38,11 +38,16 @@ class Take(Enum):
 
 @dataclass(frozen=True)
 class Input:
-    """One port of a node: where its value comes from."""
+    """One port of a node: where its value comes from.
+
+    optional: after a failure, and with `-k`, the node is made without this port and not skipped; a node that could do
+    with none of its inputs is. Its key then has nothing of the port, so it is made again when the value is there.
+    """
 
     node: Node
     output: str
     take: Take = Take.WHOLE
+    optional: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +74,7 @@ class Node:
         manifest.field("hints", self.hints)
         manifest.field("items", self.items)
         for port, source in self.inputs.items():
-            manifest.field(f"input.{port}", (number[source.node], source.output, source.take.value))
+            manifest.field(f"input.{port}", (number[source.node], source.output, source.take.value, source.optional))
         return manifest.key()
 
 

@@ -37,6 +37,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
     schedule = Schedule(
         [_subset(work, number, **subset) for number, subset in enumerate(params["subsets"])],
         Settings(**_settings(params)),
+        _items(work, len(params["subsets"])),
     )
     if schedule.settings.split and not schedule.held_out:
         yield Failed(0, [_nothing_held_out(schedule.settings.split, params["subsets"], work)])
@@ -67,9 +68,16 @@ def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _subset(work: Work, number: int, repeats: int, regularisation: bool) -> Subset:
-    from lorac.train.schedule import Item, Subset
+    from lorac.train.schedule import Subset
 
-    buckets, tokens = work.columns[f"bucket.{number}"], work.columns[f"tokens.{number}"]
+    return Subset(repeats, regularisation, _items(work, number))
+
+
+def _items(work: Work, number: int) -> list[Item]:
+    """The pictures of a set. That behind all subsets is the held-out one; without it there are none."""
+    from lorac.train.schedule import Item
+
+    buckets, tokens = (work.columns.get(f"{port}.{number}", ()) for port in ("bucket", "tokens"))
     blobs = work.read_many([*buckets, *tokens])
     known: dict[Digest, Item] = {}
     items = []
@@ -79,7 +87,7 @@ def _subset(work: Work, number: int, repeats: int, regularisation: bool) -> Subs
             width, height = blobs[bucket].split(b"x")
             known[pair] = Item((int(width), int(height)), read_tokens(blobs[token]))
         items.append(known[pair])
-    return Subset(repeats, regularisation, items)
+    return items
 
 
 _Tags = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]

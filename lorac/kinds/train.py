@@ -113,8 +113,8 @@ def pictures(work: Work, latents: str = "mean", seed: int = 0) -> Pictures:
     from lorac.train.objective import Pictures
 
     found: dict[str, list[Any]] = {"latent": [], "flipped": [], "mask": []}
-    for number in sorted(int(port.removeprefix("latent.")) for port in work.columns if port.startswith("latent.")):
-        count = len(work.columns[f"latent.{number}"])
+    for port in latent_ports(work):
+        number, count = port.removeprefix("latent."), len(work.columns[port])
         for kind, values in found.items():
             values += work.columns.get(f"{kind}.{number}", [None] * count)
     drawn = {
@@ -122,6 +122,12 @@ def pictures(work: Work, latents: str = "mean", seed: int = 0) -> Pictures:
         for kind in ("latent", "flipped")
     }
     return Pictures(drawn["latent"], drawn["flipped"], [digest and _mask(work, digest) for digest in found["mask"]])
+
+
+def latent_ports(work: Work) -> list[str]:
+    """The ports `latent.N` in the order of N, in which the schedule counts pictures."""
+    ports = (port for port in work.columns if port.startswith("latent."))
+    return sorted(ports, key=lambda port: int(port.removeprefix("latent.")))
 
 
 def _latent(work: Work, digest: Digest, latents: str, seed: int) -> Tensor:

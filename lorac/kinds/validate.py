@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lorac.sd.lora import LoRANetwork
+    from lorac.train.slices import Slice
 
 NAME = "validate"
 VERSION = 1
@@ -27,6 +28,8 @@ OUTPUTS = ("losses",)
 def run(work: Work) -> Iterable[Made | Failed]:
     """`losses` is JSON: `lora` is the loss with it, `base` the loss without."""
     judge = Judge(work)
+    if count := _also_trained(work, judge.steps):
+        work.warn(f"{count} of the held-out pictures are also trained, so that their loss hides over-fitting")
     base: float | None = None
     for done, item in enumerate(work.items):
         judge.load(work.open(item.inputs["lora"]))
@@ -34,6 +37,16 @@ def run(work: Work) -> Iterable[Made | Failed]:
         losses = {"base": base, "lora": judge.loss(1.0)}
         yield Made(item.index, {"losses": json.dumps(losses, sort_keys=True).encode()})
         work.progress(done + 1, len(work.items), "LoRAs")
+
+
+def _also_trained(work: Work, steps: Slice) -> int:
+    """How many held-out pictures have the latents of a picture that is not held out."""
+    from lorac.kinds.train import latent_ports
+
+    latents = [digest for port in latent_ports(work) for digest in work.columns[port]]
+    held_out = set(steps.item)
+    trained = {latent for index, latent in enumerate(latents) if index not in held_out}
+    return sum(latents[index] in trained for index in held_out)
 
 
 class Judge:

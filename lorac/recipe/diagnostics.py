@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from lorac.errors import Problem
 from lorac.listing import exists, shown_path
 from lorac.recipe.fields import Section
 from lorac.recipe.positions import KeyPath, dotted
@@ -18,6 +19,12 @@ from lorac.recipe.schema import SECTIONS, Document
 
 KEYS_SHOWN = 16
 """Most keys of a section that a message lists."""
+
+
+def line_order(problem: Problem) -> tuple[str, int]:
+    """Sorts the problems of one file by their lines."""
+    label, _, line = problem.where.rpartition(":")
+    return (label, int(line)) if line.isdecimal() else (problem.where, 0)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

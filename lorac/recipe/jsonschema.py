@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
+from lorac.recipe.collection import Listing
 from lorac.recipe.schema import SECTIONS, Document
 
 
 def json_schema() -> dict[str, Any]:
     """The schema as plain values (JSON Schema 2020-12). TOML has no null, so a key without a default is just absent."""
-    schema: dict[str, Any] = _without_null(msgspec.json.schema(Document))
-    definitions = schema["$defs"]
+    (recipe, collection), definitions = _without_null(msgspec.json.schema_components([Document, Listing]))
     keys = {
         f"{section}.{name}": {"type": "array", "items": field, "minItems": 1}
         for section, kind in SECTIONS.items()
@@ -23,12 +23,20 @@ def json_schema() -> dict[str, Any]:
     definitions["Document"]["properties"]["matrix"] |= {"type": "object", "properties": keys}
     for section in (name for name in SECTIONS if name not in ("source", "regularisation")):
         definitions["Document"]["properties"][section].pop("default", None)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    # `if` validates; taplo completes by `anyOf` alone, which must not say more than "one of both or something else".
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "if": {"required": ["recipes"]},
+        "then": collection,
+        "else": recipe,
+        "anyOf": [recipe, collection, True],
+        "$defs": definitions,
+    }
 
 
 def _without_null(schema: Any) -> Any:
     """The schema with `anyOf: [x, null], default: null` as `x`."""
-    if isinstance(schema, list):
+    if isinstance(schema, list | tuple):
         return [_without_null(item) for item in schema]
     if not isinstance(schema, dict):
         return schema

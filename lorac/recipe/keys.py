@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from lorac.recipe import presets
+from lorac.recipe.collection import Listing
 from lorac.recipe.diagnostics import bracketed, fields, in_words
 from lorac.recipe.fields import Section
 from lorac.recipe.schema import SECTIONS, Document, keys
@@ -36,6 +37,7 @@ def markdown() -> str:
         parts += _part(f"`{bracketed(name)}`", section, keys(section))
         if name == "sample":
             parts += _part("A table in `prompts` of `[sample]`", Prompt, keys(Prompt))
+    parts += _part("A collection of recipes", Listing, keys(Listing))
     parts += ["## Presets\n", PRESETS, presets.markdown()]
     return "\n".join(parts)
 

@@ -21,11 +21,13 @@ KOHYA = {"pretrained_model_name_or_path", "train_data_dir", "dataset_config", "d
 """Keys of kohya's --config_file and --dataset_config, at the top or in a section, that no recipe has."""
 
 
-def read_chain(file: Path) -> Tree:
-    """The recipe `file` over everything it extends. Raises InputError for the first file that cannot be read."""
+def read_chain(file: Path, where: str = "") -> Tree:
+    """The recipe `file`, to which `where` refers, over everything it extends; or a collection, see `is_collection`.
+
+    Raises InputError for the first file that cannot be read, and for a collection where only a recipe may stand.
+    """
     chain: dict[Path, str] = {}
     trees: list[Tree] = []
-    where = ""
     while True:
         file = file.absolute()
         if file.resolve() in chain:
@@ -36,6 +38,11 @@ def read_chain(file: Path) -> Tree:
         _refuse_kohyas(file)
         tree = read_file(file, where)
         _refuse_kohyas(file, tree.data)
+        if is_collection(tree):
+            if where:
+                cause = f'"{shown_path(file)}" is a collection of recipes and no recipe'
+                raise InputError([Problem(where, cause, "name a recipe")])
+            return tree
         trees.append(tree)
         parent = tree.data.pop("extends", None)
         if parent is None:
@@ -50,6 +57,11 @@ def read_chain(file: Path) -> Tree:
         merged.remove(("output", "name"))
         merged.overlay(trees.pop())
     return merged
+
+
+def is_collection(tree: Tree) -> bool:
+    """Whether a file lists recipes and is none itself."""
+    return "recipes" in tree.data
 
 
 def _refuse_kohyas(file: Path, data: Mapping[str, object] | None = None) -> None:

@@ -26,7 +26,7 @@ class PictureSet:
 
     `path` is absolute and may end in a glob (see `lorac.listing.pictures`); `where` is the recipe's line. `trigger`
     is empty for regularisation pictures, `caption` (for pictures without a text file) is None for sources. Pictures to
-    `generate` are in no folder; their `path` is only a name.
+    `generate` are in no folder; their `path` is only a name. Pictures `held_out` are validated and never trained.
     """
 
     path: str
@@ -37,6 +37,7 @@ class PictureSet:
     trigger: tuple[str, ...] = ()
     caption: str | None = None
     regularisation: bool = False
+    held_out: bool = False
     generate: Generate | None = None
 
 
@@ -79,6 +80,15 @@ class Recipe:
     def validation_seed(self) -> int:
         """The seed that chooses the held-out pictures and their noise: that of training unless given."""
         return self.train.seed if self.validation.seed is None else self.validation.seed
+
+    @property
+    def held_out(self) -> PictureSet | None:
+        """The pictures of `validation.path`."""
+        own = self.validation
+        if own.path is None:
+            return None
+        where = self.where("validation.path")
+        return PictureSet(own.path, 1, own.alpha, where, trigger=own.trigger, held_out=True)
 
     def rules(self, pictures: PictureSet) -> Rules:
         """The caption rules of a picture set. Regularisation captions are trained as they are written."""

@@ -12,7 +12,7 @@ from lorac.listing import KohyaFolder, exists, expand, shown_path, split_glob
 from lorac.recipe.diagnostics import missing_path_remedy, nearest
 from lorac.recipe.places import Tree
 from lorac.recipe.recipe import PictureSet
-from lorac.recipe.schema import BUILTINS, PATHS, Document
+from lorac.recipe.schema import BUILTINS, GLOBS, PATHS, Document
 from lorac.recipe.sections.data import Regularisation, Source
 
 
@@ -111,8 +111,9 @@ def _resolve_file(tree: Tree, at: tuple[str, str], value: str, problems: list[Pr
         problems.append(Problem(str(place), f'there is no {name} "{value}"', remedy))
         return value
     path = place.folder / value
-    if not exists(path):
+    needed = split_glob(path)[0] if at in GLOBS else path
+    if not exists(needed):
         guess = nearest(value, [builtin] if builtin else [])
-        remedy = f'did you mean "{guess}"?' if guess else missing_path_remedy(path)
-        problems.append(Problem(str(place), f'{name} "{shown_path(path)}" does not exist', remedy))
+        remedy = f'did you mean "{guess}"?' if guess else missing_path_remedy(needed)
+        problems.append(Problem(str(place), f'{name} "{shown_path(needed)}" does not exist', remedy))
     return os.path.normpath(path)

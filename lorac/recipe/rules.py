@@ -135,6 +135,14 @@ def _strengths(document: Document) -> Iterator[Finding]:
             yield Finding(("sample", "strengths", i), f"strengths in [sample] has {strength:g} twice", "take one out")
 
 
+def _held_out(document: Document) -> Iterator[Finding]:
+    validation = document.validation
+    for name in ("trigger", "alpha"):
+        if validation.path is None and getattr(validation, name):
+            cause = f"{name} in [validation] is for the pictures of path, which is not given"
+            yield Finding(("validation", name), cause, f"add path, or take {name} out")
+
+
 _LISTS = {
     **dict.fromkeys(("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"), BLOCKS),
     **dict.fromkeys(("down_lr_weight", "up_lr_weight"), DOWN_BLOCKS),
@@ -208,6 +216,7 @@ _RULES: dict[Rule, list[KeyPath]] = {
     _sizes: [("train", "base")],
     _bucket_limits: [],
     _strengths: [],
+    _held_out: [("validation", "path")],
     _block_lists: [],
     _without_unet: [("network", "targets")],
     _alphas_without_dims: [("network", name) for name in ("block_dims", "conv_block_dims", "conv_dim")],

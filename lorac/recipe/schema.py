@@ -60,9 +60,13 @@ PATHS = (
     ("network", "weights"),
     ("train", "base"),
     ("train", "vae"),
+    ("validation", "path"),
     ("evaluate", "tagger"),
 )
 """(section, key) of the files and folders that are named outside of [[source]] and [[regularisation]]."""
+
+GLOBS = (("validation", "path"),)
+"""Those of them that may end in a glob."""
 
 BUILTINS = {
     ("train", "base"): BUILTIN_BASE,

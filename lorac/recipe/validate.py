@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -14,14 +14,21 @@ from lorac.recipe.places import Finding
 from lorac.recipe.positions import KeyPath
 from lorac.recipe.schema import Document
 
+_S = TypeVar("_S", bound=Section)
+
 
 def read_document(data: dict[str, Any]) -> tuple[Document, list[Finding]]:
     """The recipe in `data` and what is wrong with it. Wrong values are absent from the document, so that what
     is right can still be checked further."""
-    findings: list[Finding] = []
-    document = _read_section(Document, data, (), findings)
-    assert isinstance(document, Document), "every section of a recipe may be absent"
+    document, findings = read_section(Document, data)
+    assert document is not None, "every section of a recipe may be absent"
     return document, findings
+
+
+def read_section(kind: type[_S], table: dict[str, Any]) -> tuple[_S | None, list[Finding]]:
+    """The struct that a whole file is, None where a key without default is missing, and what is wrong with it."""
+    findings: list[Finding] = []
+    return cast("_S | None", _read_section(kind, table, (), findings)), findings
 
 
 def _read_section(kind: type[Section], table: dict[str, Any], path: KeyPath, found: list[Finding]) -> Section | None:

@@ -139,9 +139,12 @@ class Summary:
 class Schedule:
     """A run; its `slices` are made one by one, when asked for."""
 
-    def __init__(self, subsets: Sequence[Subset], settings: Settings) -> None:
-        """Raises ValueError if there are no training pictures, or neither epochs nor steps."""
-        self.settings = settings
+    def __init__(self, subsets: Sequence[Subset], settings: Settings, never_trained: Sequence[Item] = ()) -> None:
+        """`never_trained` are further pictures to validate; their indices follow those of the subsets.
+
+        Raises ValueError if there are no training pictures, or neither epochs nor steps.
+        """
+        self.settings, self.never_trained = settings, never_trained
         self.items = [item for subset in subsets for item in subset.items]
         self.held_out = _held_out(subsets, settings)
         train, regularisation = _samples_of_an_epoch(subsets, frozenset(self.held_out))
@@ -168,7 +171,7 @@ class Schedule:
             views=_views(subsets, [*train, *regularisation], self.held_out, length.steps / length.steps_per_epoch),
             truncated_captions=sum(tokens > settings.max_token_length for tokens in lengths),
             steps_per_epoch=length.steps_per_epoch,
-            validation_pictures=len(self.held_out),
+            validation_pictures=len(self.held_out) + len(never_trained),
         )
 
     def slices(self) -> Iterator[Slice]:
@@ -184,15 +187,19 @@ class Schedule:
         """What measures over-fitting: each held-out picture at kohya's four timesteps, always with the same noise.
 
         A step is one picture at one timestep, with its first caption whole and in the order written; empty if no
-        picture is held out. Learning rates are 0.
+        picture is held out. Learning rates are 0. The noise of a picture that is never trained depends on its number
+        among those, and not on the training pictures, so that recipes that validate the same folder can be compared.
         """
         settings = self.settings
+        items = [(index, self.items[index], "validation noise", index) for index in self.held_out]
+        first = len(self.items)
+        items += [(first + n, item, "held-out noise", n) for n, item in enumerate(self.never_trained)]
         steps: list[Step] = []
-        for index in self.held_out:
-            caption = self.items[index].lines[0][0]
+        for index, item, purpose, number in items:
+            caption = item.lines[0][0]
             ids = caption.ids(range(len(caption.bare)), settings.max_token_length)
             for timestep in validation_timesteps(settings.min_timestep, settings.max_timestep):
-                noise_seed = Stream(settings.validation_seed, "validation noise", index, timestep).word()
+                noise_seed = Stream(settings.validation_seed, purpose, number, timestep).word()
                 steps.append(Step(len(steps), 0.0, 0.0, [[Sample(index, timestep, noise_seed, 1.0, ids)]]))
         return Slice.of(steps, 0, settings.max_token_length)
 

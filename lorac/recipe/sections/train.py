@@ -232,7 +232,8 @@ class Train(Section, frozen=True):
 
 
 class Validation(Section, frozen=True):
-    """Pictures held out of training, whose loss at fixed noise shows over-fitting."""
+    """Pictures held out of training, whose loss at fixed noise shows over-fitting. Those of `split` and of `path` are
+    measured together."""
 
     split: Annotated[
         Below1,
@@ -243,7 +244,7 @@ class Validation(Section, frozen=True):
     ] = None
     path: Annotated[
         Text | None,
-        key("Folder or glob of pictures that are only validated, relative to the recipe."),
+        key("Folder or glob of further pictures that are never trained, relative to the recipe."),
     ] = None
     trigger: Annotated[Texts, key("Words that come first in their captions; the rules of [caption] hold too.")] = ()
     alpha: Annotated[Behind | None, ALPHA] = None
