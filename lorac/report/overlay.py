@@ -59,7 +59,7 @@ def _top(curves: Sequence[Sequence[Point]]) -> float:
 
 def _corners(curve: Sequence[Point], top: float, last: int) -> str:
     """In units of SIDE; what lies far above the scale is cut, for no number may be huge."""
-    return " ".join(f"{SIDE * x / last:.0f},{SIDE * (1 - min(y / top, 9.0)):.0f}" for x, y in curve)
+    return " ".join(f"{round(SIDE * x / last)},{round(SIDE * (1 - min(y / top, 9.0)))}" for x, y in curve)
 
 
 def _panel(place: int, name: str, values: Sequence[float], drawn: Sequence[int], top: float, last: int) -> str:
