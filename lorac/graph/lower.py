@@ -405,12 +405,16 @@ class _Lowering:
         evaluate: Node | None,
     ) -> Node:
         recipe = self.recipe
+        measured: dict[str, Any] = msgspec.to_builtins(recipe.evaluate) if evaluate else {}
+        if measured and measured["tagger"]:
+            measured["tagger"] = PurePath(measured["tagger"]).name
+        settings = {**self._settings(), "sample": msgspec.to_builtins(recipe.sample)}
         params: dict[str, Value] = {
             "recipe": recipe.file.name,
             "name": recipe.name,
             "comment": recipe.output.comment,
             "folders": [self._folder(pictures) for pictures in sets],
-            "settings": {**self._settings(), "sample": msgspec.to_builtins(recipe.sample)},
+            "settings": {**settings, **({"evaluate": measured} if measured else {})},
             "sets": [self._written(pictures.folder) for pictures in sets],
             "prompts": self._prompts() if drawn else [],
             "strengths": [0.0, *self._strengths()],

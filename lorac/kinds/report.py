@@ -51,7 +51,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
             for number, folder in enumerate(params["folders"])
         ],
         pictures=[picture for number in range(len(params["folders"])) for picture in _pictures(work, number)],
-        left_out=_left_out(work),
+        left_out=left_out(work),
         rows=list(_rows(work)),
         strengths=params["strengths"] if params["prompts"] else (),
         figures=_figures(work),
@@ -138,7 +138,7 @@ def _tags(work: Work, text: str) -> tuple[str, ...]:
     return all_tags(text, settings["keep_tokens_separator"], settings["enable_wildcard"])
 
 
-def _left_out(work: Work) -> Sequence[LeftOut]:
+def left_out(work: Work) -> Sequence[LeftOut]:
     """The tags of the training pictures' texts that the rules took away, the most frequent first."""
     from lorac.report.page import LeftOut
 

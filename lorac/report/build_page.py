@@ -58,7 +58,7 @@ def _graph(facts: Mapping[str, Any], reads: Mapping[str, Sequence[str]]) -> str:
     ran = {kind: int(entry["runs"]) for kind, entry in kinds.items()}
     longest = max((entry["seconds"] for entry in kinds.values()), default=0.0)
     fewer = reduced(reads)
-    rows = "".join(_row(kind, kinds.get(kind), longest) for kind in fewer)
+    rows = "".join(_row(kind, kinds.get(kind), longest, own=kind in reads) for kind in fewer)
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("Kind", "Made", "Found", "Seconds"))
     return (
         '<section id="graph"><h2>Graph</h2>\n<p class="lead">Outlined in blue is what had to be made.</p>\n'
@@ -67,10 +67,12 @@ def _graph(facts: Mapping[str, Any], reads: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _row(kind: str, entry: Mapping[str, float] | None, longest: float) -> str:
+def _row(kind: str, entry: Mapping[str, float] | None, longest: float, *, own: bool) -> str:
+    """`own`: whether the kind is in this graph, or only read by it, as the trainings by a comparison."""
     head = f'<th scope="row" title="{ABOUT.get(kind, "")}">{text(kind)}</th>'
     if entry is None:
-        return f'<tr class="faint">{head}<td colspan="3">looked at in every build</td></tr>\n'
+        said = "looked at in every build" if own else "on the pages of the recipes"
+        return f'<tr class="faint">{head}<td colspan="3">{said}</td></tr>\n'
     share = entry["seconds"] / longest if longest else 0.0
     bar = f'<span class="bar" style="width:calc((100% - 6rem)*{share:.4f})"></span>' if entry["runs"] else ""
     shown = duration(entry["seconds"]) if entry["runs"] else ""

@@ -24,7 +24,7 @@ def recipe_section(tables: Sequence[Table]) -> str:
         return ""
     return (
         '<section id="recipe"><h2>Recipe</h2>\n'
-        '<p class="lead">Every setting as this build used it; grey is what has its default.</p>\n'
+        '<p class="lead">The settings as this build used them; grey is what has its default.</p>\n'
         f'<div class="recipe">\n{blocks}</div></section>\n'
     )
 
