@@ -1,4 +1,4 @@
-"""The pages in headless Chromium, opened from files: nothing is missing, nothing is complained about, all of it fits."""
+"""The pages in headless Chromium, opened from files: nothing is missing, nobody complains, all of it fits."""
 
 from __future__ import annotations
 

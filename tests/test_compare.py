@@ -51,7 +51,7 @@ def test_a_panel_for_each_measure_has_a_line_for_each_recipe_that_was_evaluated(
     evaluated = [column for column in columns() if column.figures]
     for name, panel in zip(SHOWN, panels, strict=True):
         lanes = panel.split("<tr>")[1:]
-        assert [re.findall('title="([^"]+)"', lane)[0] for lane in lanes] == [column.name for column in evaluated]
+        assert [re.findall('"row">([^<]+)<', lane)[0] for lane in lanes] == [column.name for column in evaluated]
         for lane, column in zip(lanes, evaluated, strict=True):
             strengths = dict.fromkeys((column.preferred, 1.0))
             wanted = [one.value for at in strengths if (one := column.overall(at)[name])]

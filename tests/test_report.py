@@ -27,7 +27,7 @@ from lorac.report.markup import number
 from lorac.report.page import Folder, LeftOut, Outline, Picture, Report, Row, Table, page
 from lorac.report.pictures import tag_counts
 from lorac.report.recipe import toml
-from tests.pages import READS, figures
+from tests.pages import figures
 
 ROOT = Path(__file__).parents[1]
 VOID = {"meta", "link", "img", "br", "hr", "wbr"}

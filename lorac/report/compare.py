@@ -155,10 +155,7 @@ def _lane(name: str, column: Column) -> str:
         dots.append(dot(full, f"{meaning.style} ring", without, f"{meaning.label} at strength 1.0"))
         digits.append(f"<i>{percent(full.value)}</i>")
     name = text(column.name)
-    return (
-        f'<tr><th scope="row"><span title="{name}">{name}</span></th><td>{"".join(dots)}</td>'
-        f"<td>{''.join(digits) or '–'}</td></tr>\n"
-    )
+    return f'<tr><th scope="row">{name}</th><td>{"".join(dots)}</td><td>{"".join(digits) or "–"}</td></tr>\n'
 
 
 def _pictures(columns: Sequence[Column]) -> str:

@@ -196,6 +196,7 @@ summary { cursor: pointer; font-weight: 600; }
 .overview th, .overview td { padding: .4rem 1.25rem .4rem 0; vertical-align: top; line-height: 1.35; }
 .overview td, .overview thead th + th { text-align: right; }
 .overview td:last-child, .overview th:last-child { padding-right: 0; }
+.overview td { white-space: nowrap; }
 .overview .none { text-align: left; }
 .lanes { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 2rem 2.5rem; }
 .lanes { margin-top: 2rem; }
@@ -203,8 +204,7 @@ summary { cursor: pointer; font-weight: 600; }
 .lane caption { font-size: .8125rem; }
 .lane caption span { margin-left: .35em; font-weight: 400; color: var(--soft); font-size: .75rem; }
 .lane tr { border-top: 1px solid var(--rule); }
-.lane th { width: 46%; padding: .2rem .5rem .2rem 0; }
-.lane th span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.lane th { width: 46%; padding: .2rem .5rem .2rem 0; line-height: 1.2; }
 .lane td { padding: .2rem .5rem; }
 .lane td:last-child { width: 2.75rem; padding: .2rem 0; text-align: right; white-space: nowrap; }
 .lane td i { display: block; font-style: normal; color: var(--soft); }
@@ -220,6 +220,7 @@ summary { cursor: pointer; font-weight: 600; }
 .trio .chosen span { background: var(--mark); color: var(--ink);
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .defs { position: absolute; }
+.overlay { display: flex; flex-direction: column; justify-content: flex-end; }
 .overlay svg { margin-bottom: 0; overflow: hidden; }
 .overlay use, .overlay line { fill: none; vector-effect: non-scaling-stroke; }
 .overlay .raw { stroke: var(--raw); }
@@ -281,7 +282,8 @@ footer { margin-top: 4rem; padding-top: 1.25rem; border-top: 1px solid var(--rul
   h2, h3, h4, .lead, caption { break-after: avoid; }
   .reading { display: block; }
   .reading::details-content { display: block; content-visibility: visible; }
-  .lanes { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1.25rem; }
+  .lanes { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.25rem 2rem; }
+  .graphs, .values dd { break-inside: avoid; }
 
   .versuses { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .75rem; }
   .samples tbody, .chart { break-inside: avoid; }
