@@ -1,7 +1,6 @@
 """The text beside a picture becomes its final caption: the recipe's rules applied, tags joined by comma and space.
 
 With a tagger, what it saw stands for a text that is not there: its tags above their thresholds, the likeliest first.
-`raw` is the text before the rules: the report says what they left out.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ VERSION = 2
 SHAPE = Shape.EACH
 POOL = "cpu"
 OUTPUTS = ("caption", "raw")
+"""`raw` is the text before the rules: the report says what they left out."""
 
 
 def run(work: Work) -> Iterable[Made | Failed]:

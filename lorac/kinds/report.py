@@ -162,12 +162,15 @@ def _outline(work: Work) -> Outline:
     from lorac.report.page import Outline
 
     params = work.params
-    pictures = sum(len(work.columns[f"name.{number}"]) for number in range(len(params["folders"])))
+    found = Counter({"source": 0, "generate": 0})
+    for number, written in enumerate(params["sets"]):
+        found["generate" if "generate" in written else "source"] += len(work.columns[f"name.{number}"])
+    pictures = found.total()
     saved = len(work.columns["slice"])
     drawn = sum(len(work.columns.get(port, ())) for port in ("off", "sheet"))
     of_pictures = dict.fromkeys(("image", "caption", "tokens", "latent"), pictures)
     of_files = dict.fromkeys(("schedule", "train", "export", "validate"), saved)
-    found = {**of_pictures, **of_files, "draw": drawn, "source": pictures}
+    found.update({**of_pictures, **of_files, "draw": drawn})
     return Outline(params["graph"], {kind: count for kind, count in found.items() if kind in params["graph"]})
 
 
