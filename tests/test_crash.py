@@ -117,7 +117,7 @@ def done(folder: Path, *options: str, before: Callable[[], None] | None = None) 
 
 def outputs(folder: Path) -> dict[str, str]:
     """file -> SHA-256 of what is really there."""
-    return {path.name: digest(path.read_bytes()).hex() for path in folder.iterdir() if path.name != "build.json"}
+    return {path.name: digest(path.read_bytes()).hex() for path in folder.iterdir() if path.stem != "build"}
 
 
 def facts(folder: Path) -> dict[str, Any]:

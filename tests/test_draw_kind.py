@@ -23,7 +23,7 @@ from lorac.sd.safetensors import serialise
 from lorac.sd.sampler import sample
 from lorac.sd.tokenizer import Tokenizer, chunk
 from lorac.sd.vae import SCALE
-from lorac.sheet import parted, png
+from lorac.sheet import joined, opened, parted
 from tests.loras import fill
 from tests.one_item import of_blobs
 
@@ -203,16 +203,25 @@ def test_without_prompts_there_is_no_preview() -> None:
 # -- the report's grid -----------------------------------------------------------------------------------------------
 
 
-def test_a_row_of_the_report_shows_the_first_pictures_by_strength() -> None:
+def test_a_row_of_the_report_shows_the_pictures_by_strength() -> None:
     from lorac.kinds.report import _rows
 
-    def of_colour(number: int) -> Image.Image:
-        return Image.new("RGB", (4, 2), (number, 0, 0))
+    def sheet(number: int) -> bytes:
+        return joined([Image.new("RGB", (16, 16), (40 * number, 0, 200 * second)) for second in (0, 1)])
 
-    blobs = {f"{number}".encode(): png(of_colour(number)) for number in range(6)}
-    columns = {"off_first": [b"0", b"1"], "first": [b"2", b"3", b"4", b"5"]}
-    rows = list(_rows(of_blobs(blobs, params={"strengths": [0.0, 0.5, 1.0]}, columns=columns)))
-    shown = [[picture.getpixel((0, 0)) for picture in parted(row, 3)] for row in rows]
-    assert shown == [[(n, 0, 0) for n in numbers] for numbers in ((0, 2, 3), (1, 4, 5))]
-    (only,) = _rows(of_blobs(blobs, params={"strengths": [0.0]}, columns={"off_first": [b"5"]}))
-    assert only == blobs[b"5"]
+    def colour(webp: bytes) -> tuple[int, int]:
+        red, _, blue = opened(webp).convert("RGB").crop((8, 8, 9, 9)).tobytes()
+        return round(red / 40), round(blue / 200)
+
+    blobs = {f"{number}".encode(): sheet(number) for number in range(6)}
+    prompts = [{"prompt": name, "negative": ""} for name in ("a girl", "a boy")]
+    params = {"strengths": [0.0, 0.5, 1.0], "prompts": prompts, "count": 2}
+    columns = {"off": [b"0", b"1"], "sheet": [b"2", b"3", b"4", b"5"]}
+    rows = list(_rows(of_blobs(blobs, params=params, columns=columns)))
+    assert [row.prompt for row in rows] == ["a girl", "a boy"]
+    for row, numbers in zip(rows, ((0, 2, 3), (1, 4, 5)), strict=True):
+        assert [colour(picture) for picture in row.firsts] == [(n, 0) for n in numbers]
+        assert [[colour(picture) for picture in shown] for shown in row.sheets] == [[(n, 0), (n, 1)] for n in numbers]
+    alone = {"strengths": [0.0], "prompts": prompts[:1], "count": 2}
+    (only,) = _rows(of_blobs(blobs, params=alone, columns={"off": [b"5"]}))
+    assert [colour(picture) for picture in only.firsts] == [(5, 0)]

@@ -28,14 +28,14 @@ IMAGES = {"image"}
 SETTINGS: dict[str, tuple[object, set[str]]] = {
     "source.path": ("other", {"source", "export", "report"}),
     "source.repeats": (3, {"schedule"} | WRITTEN),
-    "source.trigger": (["another"], {"caption", "export"}),
-    "source.alpha": ("black", IMAGES),
-    "source.alpha_mask": (True, IMAGES | {"train"}),
+    "source.trigger": (["another"], {"caption"} | WRITTEN),
+    "source.alpha": ("black", IMAGES | {"report"}),
+    "source.alpha_mask": (True, IMAGES | {"train", "report"}),
     "regularisation.path": ("other", {"source", "export", "report"}),
     "regularisation.repeats": (3, {"schedule"} | WRITTEN),
-    "regularisation.caption": ("1boy", {"caption"}),
-    "regularisation.alpha": ("black", IMAGES),
-    "regularisation.alpha_mask": (True, IMAGES | {"train"}),
+    "regularisation.caption": ("1boy", {"caption", "report"}),
+    "regularisation.alpha": ("black", IMAGES | {"report"}),
+    "regularisation.alpha_mask": (True, IMAGES | {"train", "report"}),
     "caption.extension": (".caption", {"source"} | WRITTEN),
     "caption.exclude": (["smile"], {"caption"} | WRITTEN),
     "caption.replace": ({"smile": "grin"}, {"caption"} | WRITTEN),
@@ -80,10 +80,10 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "validation.path": (None, set()),  # it adds nodes: see below
     "validation.trigger": (["another"], {"caption"} | WRITTEN),
     "validation.alpha": ("black", IMAGES | WRITTEN),
-    "evaluate.count": (16, {"draw", "measure", "evaluate"}),
-    "evaluate.tagger": ("own", set()),  # where a tagger lies counts for nothing
-    "evaluate.threshold": (0.5, {"evaluate"}),
-    "evaluate.character": (["smile"], {"evaluate"}),
+    "evaluate.count": (16, {"draw", "measure", "evaluate", "report"}),
+    "evaluate.tagger": ("own", {"report"}),  # where a tagger lies counts for nothing
+    "evaluate.threshold": (0.5, {"evaluate", "report"}),
+    "evaluate.character": (["smile"], {"evaluate", "report"}),
     "check.ignore": (None, set()),
     "tagger.model": (None, set()),  # adds nodes: see test_a_tagger_s_settings_are_in_the_keys_that_they_can_change
     "tagger.sha256": ("0" * 64, WRITTEN),
@@ -309,7 +309,7 @@ def test_a_lora_to_go_on_from_is_an_input_of_training(folder: Path) -> None:
         ("tagger.threshold", 0.5, {"caption"} | WRITTEN),
         ("tagger.character_threshold", 0.5, {"caption"} | WRITTEN),
         ("caption.exclude", ["smile"], {"caption"} | WRITTEN),
-        ("source.alpha", "black", IMAGES),
+        ("source.alpha", "black", IMAGES | {"report"}),
     ],
 )
 def test_a_tagger_s_settings_are_in_the_keys_that_they_can_change(
@@ -325,10 +325,10 @@ def test_a_tagger_s_settings_are_in_the_keys_that_they_can_change(
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"count": 5}, {"generate"}),
-        ({"prompt": "1boy"}, {"generate", "caption"}),
+        ({"count": 5}, {"generate", "report"}),
+        ({"prompt": "1boy"}, {"generate", "caption", "report"}),
         *(
-            ({key: value}, {"generate"})
+            ({key: value}, {"generate", "report"})
             for key, value in {"negative": "hat", "steps": 7, "cfg_scale": 3.0, "sampler": "ddim", "seed": 7}.items()
         ),
         ({"transparent": True}, {"generate"} | WRITTEN),  # which name the set
@@ -360,9 +360,9 @@ def test_what_a_generated_picture_depends_on(folder: Path, change: dict[str, obj
         ("sample.cfg_scale", 3.0, {"draw", "report"}),
         ("sample.strengths", [0.5], {"draw", "evaluate", "sidecar", "report"}),
         ("output.preferred_weight", 0.5, {"evaluate", "sidecar"}),
-        ("source.trigger", ["another"], {"caption", "export", "evaluate"}),
+        ("source.trigger", ["another"], {"caption", "export", "evaluate", "report"}),
         ("caption.exclude", ["smile"], {"caption", "evaluate"} | WRITTEN),
-        ("source.alpha", "black", IMAGES),
+        ("source.alpha", "black", IMAGES | {"report"}),
         ("tagger.sha256", "0" * 64, WRITTEN),
     ],
 )

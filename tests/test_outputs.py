@@ -62,7 +62,8 @@ def run(bench: Bench, out: Path, graph: Graph, **options: Any) -> list[events.Fi
 
 def contents(folder: Path) -> dict[str, bytes]:
     found = {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.exists() else {}
-    found.pop("build.json", None)
+    for about in ("build.json", "build.html"):
+        found.pop(about, None)
     return found
 
 

@@ -18,6 +18,7 @@ from lorac.engine.executor import Executor
 from lorac.engine.protocol import Kind, Scanner
 from lorac.engine.resolve import Result
 from lorac.errors import Interrupted, LoracError, StoreError
+from lorac.graph.draw import by_kind
 from lorac.graph.nodes import Graph, Node, Output
 from lorac.store.blobs import Store
 from lorac.store.ledger import LedgerDamaged
@@ -74,6 +75,7 @@ def build(
             seconds = time.perf_counter() - started
             facts = build_facts(graph, recipe, executor.results, tally, report, seconds)
             outputs.write_json(out / recipe / "build.json", facts)
+            _write_page(out / recipe / "build.html", facts, graph, recipe)
         if error is not None:
             raise error
 
@@ -189,6 +191,13 @@ def build_facts(
         "versions": versions(),
         "seconds": round(seconds, 3),
     }
+
+
+def _write_page(path: Path, facts: Mapping[str, Any], graph: Graph, recipe: str) -> None:
+    """What build.json says, for people. Imported late: only who builds needs pages."""
+    from lorac.report.build_page import build_page
+
+    outputs.write(path, build_page(facts, by_kind(graph.of_recipe(recipe))))
 
 
 def versions() -> dict[str, str]:

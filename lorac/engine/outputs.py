@@ -1,7 +1,7 @@
 """The files the user gets: written only when all of them exist in the store, each in one step.
 
-A null build writes nothing but `build.json`. A file that was edited or deleted by hand is put back. Files that the last
-build made and this one does not (an epoch less) are removed, if they are still as they were made.
+A null build writes nothing but `build.json` and `build.html`. A file that was edited or deleted by hand is put back.
+Files that the last build made and this one does not (an epoch less) are removed, if they are still as they were made.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ def check_writable(folder: Path) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     files.write(path, text.encode())
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put a file that is no output into a recipe's folder."""
+    files.write(path, data)
 
 
 def shown(path: Path) -> str:

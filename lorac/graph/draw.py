@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
-from lorac.graph.nodes import Graph
+from lorac.graph.nodes import Graph, Input, Node
 
 
 def draw(graph: Graph, style: str) -> str:
     """`style` is "dot", "mermaid" or "json"."""
     return {"dot": _dot, "mermaid": _mermaid, "json": _json}[style](graph)
+
+
+def by_kind(nodes: Iterable[Node]) -> dict[str, list[str]]:
+    """What each kind reads of other kinds, in alphabetical order, whatever the order of the nodes."""
+    reads: dict[str, set[str]] = {}
+    for node in nodes:
+        reads.setdefault(node.kind, set()).update(kinds_of(node.inputs.values()) - {node.kind})
+    return {kind: sorted(reads[kind]) for kind in sorted(reads)}
+
+
+def kinds_of(inputs: Iterable[Input]) -> set[str]:
+    """The kinds of the nodes that these inputs come from."""
+    return {source.node.kind for source in inputs}
 
 
 def _edges(graph: Graph) -> list[tuple[int, int, str]]:

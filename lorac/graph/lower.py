@@ -24,6 +24,7 @@ import msgspec
 from lorac.digest import Value
 from lorac.errors import InputError, Problem
 from lorac.graph.collections import Parts, compare
+from lorac.graph.draw import by_kind, kinds_of
 from lorac.graph.nodes import Graph, Input, Node, Output, Take
 from lorac.recipe.base import BaseFacts, base_facts, vae_path
 from lorac.recipe.buckets import side_limits
@@ -65,10 +66,8 @@ class Drawn:
     """Nothing where 0 is the only strength."""
 
     def inputs(self) -> dict[str, Input]:
-        """Ports of whoever shows pictures: sheets, and the first picture of each."""
-        outputs = {"": "sheet", "_first": "first"}
-        ports = {f"off{port}": Input(self.off, output) for port, output in outputs.items()}
-        return ports | ({output: Input(self.on, output) for output in outputs.values()} if self.on else {})
+        """Ports of whoever shows pictures."""
+        return {"off": Input(self.off, "sheet"), **({"sheet": Input(self.on, "sheet")} if self.on else {})}
 
 
 def lower(recipes: Sequence[Recipe], collections: Sequence[Collection] = ()) -> Graph:
@@ -125,7 +124,7 @@ class _Lowering:
         validate = self._validate(schedule, train, held_out) if held_out or self.recipe.validation.split else None
         evaluate = self._evaluate(sets, drawn, validate) if drawn and self.recipe.evaluate.count else None
         sidecar = self._sidecar(export, drawn, Input(evaluate, "figures") if evaluate else None)
-        report = self._report(sets, schedule, train, drawn, validate)
+        report = self._report(sets, schedule, train, drawn, validate, evaluate)
         name = self.recipe.name
         for file, value in [
             (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
@@ -136,7 +135,7 @@ class _Lowering:
             *([("evaluation.json", Input(evaluate, "figures"))] if evaluate else []),
         ]:
             self.graph.outputs.append(Output(name, file, value, self.recipe.train.save_every_n_epochs or 1))
-        off, on = (drawn.off, drawn.on) if drawn else (None, None)
+        on, off = (drawn.on, drawn.off) if drawn else (None, None)
         return Parts(self._about(sets), train, on, off, evaluate)
 
     def _add(
@@ -420,17 +419,29 @@ class _Lowering:
         return self._add("validate", params, inputs)
 
     def _report(
-        self, sets: Sequence[Pictures], schedule: Node, train: Node, drawn: Drawn | None, validate: Node | None
+        self,
+        sets: Sequence[Pictures],
+        schedule: Node,
+        train: Node,
+        drawn: Drawn | None,
+        validate: Node | None,
+        evaluate: Node | None,
     ) -> Node:
         recipe = self.recipe
+        measured: dict[str, Any] = msgspec.to_builtins(recipe.evaluate) if evaluate else {}
+        if measured and measured["tagger"]:
+            measured["tagger"] = PurePath(measured["tagger"]).name
+        settings = {**self._settings(), "sample": msgspec.to_builtins(recipe.sample)}
         params: dict[str, Value] = {
             "recipe": recipe.file.name,
             "name": recipe.name,
             "comment": recipe.output.comment,
             "folders": [self._folder(pictures) for pictures in sets],
-            "settings": {**self._settings(), "sample": msgspec.to_builtins(recipe.sample)},
+            "settings": {**settings, **({"evaluate": measured} if measured else {})},
+            "sets": [self._written(pictures.folder) for pictures in sets],
             "prompts": self._prompts() if drawn else [],
             "strengths": [0.0, *self._strengths()],
+            "count": max(1, recipe.evaluate.count),
         }
         inputs = {
             "losses": Input(train, "losses"),
@@ -438,12 +449,34 @@ class _Lowering:
             "summary": Input(schedule, "summary"),
             **(drawn.inputs() if drawn else {}),
             **({"validation": Input(validate, "losses")} if validate else {}),
+            **({"figures": Input(evaluate, "figures")} if evaluate else {}),
         }
         for number, pictures in enumerate(sets):
             inputs[f"name.{number}"] = Input(pictures.source, "name")
             inputs[f"caption.{number}"] = Input(pictures.caption, "caption")
+            inputs[f"raw.{number}"] = Input(pictures.caption, "raw")
             inputs[f"pixels.{number}"] = Input(pictures.image, "pixels")
+        before = by_kind(self.graph.of_recipe(recipe.name))
+        params["graph"] = {**before, "report": sorted(kinds_of(inputs.values()))}
         return self._add("report", params, inputs)
+
+    def _written(self, folder: PictureSet) -> dict[str, Value]:
+        """A picture set as the recipe writes it; a folder that is not below the recipe has only its name."""
+        home = PurePath(self.recipe.file.absolute().parent)
+        path = PurePath(folder.path)
+        shown = path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
+        place: dict[str, Value] = {"path": shown}
+        if folder.generate:
+            place = {"generate": msgspec.to_builtins(folder.generate)}
+        words: dict[str, Value] = {"caption": folder.caption or ""}
+        if not folder.regularisation:
+            words = {"trigger": list(folder.trigger)}
+        return {**place, "repeats": folder.repeats, **words, "alpha": folder.alpha, "alpha_mask": folder.alpha_mask}
+
+    def _output(self) -> dict[str, Value]:
+        """[output] as far as it is in the LoRA's file."""
+        values: dict[str, Value] = msgspec.to_builtins(self.recipe.output)
+        return {name: value for name, value in values.items() if ("output", name) not in read_by("sidecar")}
 
     def _about(self, sets: Sequence[Pictures]) -> dict[str, Value]:
         """What a page that compares recipes says of this one; strengths are those that are drawn with the LoRA."""
@@ -453,13 +486,8 @@ class _Lowering:
             "settings": {**self._settings(), "sample": msgspec.to_builtins(self.recipe.sample)},
             "folders": [self._folder(pictures) for pictures in sets],
             "prompts": list(self._prompts()),
-            "strengths": [strength for strength in self.recipe.sample.strengths if strength],
+            "strengths": list(self._strengths()),
         }
-
-    def _output(self) -> dict[str, Value]:
-        """[output] as far as it is in the LoRA's file."""
-        values: dict[str, Value] = msgspec.to_builtins(self.recipe.output)
-        return {name: value for name, value in values.items() if ("output", name) not in read_by("sidecar")}
 
     def _settings(self) -> dict[str, Value]:
         """The recipe's sections that say how a LoRA is made; of a path only the name counts."""

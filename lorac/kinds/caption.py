@@ -19,10 +19,11 @@ from lorac.tagger.vocabulary import Tag, Thresholds, caption, read_tags
 from lorac.wildcards import final
 
 NAME = "caption"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.EACH
 POOL = "cpu"
-OUTPUTS = ("caption",)
+OUTPUTS = ("caption", "raw")
+"""`raw` is the text before the rules: the report says what they left out."""
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
@@ -58,7 +59,7 @@ def run(work: Work) -> Iterable[Made | Failed]:
                 cause, remedy = "the tagger saw nothing above its threshold", f"lower tagger.threshold, or {remedy}"
             yield Failed(item.index, [Problem(shown_path(item.name), cause, remedy)])
             continue
-        yield Made(item.index, {"caption": text.encode()})
+        yield Made(item.index, {"caption": text.encode(), "raw": raw.encode()})
 
 
 class _Tagged:

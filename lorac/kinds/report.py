@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from lorac.captions import normal
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
 from lorac.kinds.image import read_ppm
+from lorac.wildcards import all_tags
 
 if TYPE_CHECKING:
-    from lorac.report.page import Picture
+    from PIL.Image import Image
+
+    from lorac.evaluate.figures import Figures
+    from lorac.report.page import LeftOut, Outline, Picture, Row, Table
     from lorac.train.slices import Slice
 
 NAME = "report"
@@ -21,12 +28,14 @@ SHAPE = Shape.ONE
 POOL = "cpu"
 OUTPUTS = ("html",)
 
-THUMBNAIL = 160
-"""Pixels of the longer side."""
+_SET_DEFAULTS = {"repeats": 1, "trigger": [], "caption": "", "alpha_mask": False}
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
-    from lorac.report.page import Folder, Report, Row, page
+    """The page. Ports that are there only if the recipe has them: `off` and `sheet` (the sheets of `draw[off]` and of
+    `draw`, prompts by strengths), `figures` (of `evaluate`), `validation`.
+    """
+    from lorac.report.page import Folder, Report, page
     from lorac.train.slices import decode
 
     params = work.params
@@ -36,40 +45,68 @@ def run(work: Work) -> Iterable[Made | Failed]:
         name=params["name"],
         recipe_file=params["recipe"],
         comment=params["comment"],
-        settings=params["settings"],
+        recipe=list(_recipe(params)),
         folders=[
             Folder(folder["name"], folder["repeats"], folder["regularisation"], len(work.columns[f"name.{number}"]))
             for number, folder in enumerate(params["folders"])
         ],
         pictures=[picture for number in range(len(params["folders"])) for picture in _pictures(work, number)],
-        rows=[
-            Row(prompt["prompt"], prompt["negative"], row)
-            for prompt, row in zip(params["prompts"], _rows(work), strict=True)
-        ],
+        left_out=left_out(work),
+        rows=list(_rows(work)),
         strengths=params["strengths"] if params["prompts"] else (),
-        losses=[loss for digest in work.columns["losses"] for loss in _losses(work.read(digest))],
+        figures=_figures(work),
+        losses=[loss for digest in work.columns["losses"] for loss in losses(work.read(digest))],
         unet_lr=[rate for part in slices for rate in part.lr_unet] if "unet" in targets else (),
         text_lr=[rate for part in slices for rate in part.lr_text] if "text_encoder" in targets else (),
         epoch_ends=[part.first_step + len(part) for part in slices],
         regularisation_steps=_regularisation_steps(work, slices),
         validation=[json.loads(work.read(digest)) for digest in work.columns.get("validation", ())],
+        outline=_outline(work),
         summary=_summary(work),
     )
     yield Made(0, {"html": page(report)})
 
 
-def _rows(work: Work) -> Iterable[bytes]:
-    """Of each prompt a strip: the first picture without the LoRA, then the one at each strength."""
-    from lorac.sheet import joined, opened
+def _recipe(params: Mapping[str, Any]) -> Iterator[Table]:
+    """The recipe's tables, and which of their keys have their default."""
+    from lorac.recipe.schema import SECTIONS
+    from lorac.report.page import Table
 
-    with_lora, each = work.columns.get("first", ()), len(work.params["strengths"]) - 1
-    for number, off in enumerate(work.columns.get("off_first", ())):
-        shown = [off, *with_lora[number * each : (number + 1) * each]]
-        yield joined([opened(work.read(digest)) for digest in shown])
+    for folder, written in zip(params["folders"], params["sets"], strict=True):
+        usual = frozenset(key for key, value in written.items() if _SET_DEFAULTS.get(key, ...) == value)
+        yield Table("[[regularisation]]" if folder["regularisation"] else "[[source]]", written, usual)
+    for name, values in params["settings"].items():
+        defaults = msgspec.to_builtins(SECTIONS[name]())
+        # Through JSON, because a tuple is no list.
+        same = json.loads(json.dumps(defaults)), json.loads(json.dumps(values))
+        yield Table(f"[{name}]", values, frozenset(key for key in values if same[0].get(key, ...) == same[1][key]))
 
 
-def _pictures(work: Work, number: int) -> Iterable[Picture]:
+def _figures(work: Work) -> Figures | None:
+    from lorac.evaluate.figures import decode
+
+    return decode(work.read(work.shared["figures"])) if "figures" in work.shared else None
+
+
+def _rows(work: Work) -> Iterator[Row]:
+    """Of each prompt the pictures without the LoRA, then those at each strength."""
+    from lorac.kinds.thumbnails import LARGE, SMALL, webp
+    from lorac.report.page import Row
+    from lorac.sheet import parted
+
+    params = work.params
+    each = len(params["strengths"]) - 1
+    without, drawn = work.columns.get("off", ()), work.columns.get("sheet", ())
+    for number, (prompt, off) in enumerate(zip(params["prompts"], without, strict=True)):
+        shown = [off, *drawn[number * each : (number + 1) * each]]
+        sheets = [parted(work.read(digest), params["count"]) for digest in shown]
+        small = [[webp(picture, SMALL) for picture in sheet] for sheet in sheets] if params["count"] > 1 else []
+        yield Row(prompt["prompt"], prompt["negative"], [webp(sheet[0], LARGE) for sheet in sheets], small)
+
+
+def _pictures(work: Work, number: int) -> Iterator[Picture]:
     """The pictures of one folder: all training pictures, whose tags are counted, with thumbnails of those shown."""
+    from lorac.kinds.thumbnails import LARGE, webp
     from lorac.report.page import Picture
     from lorac.report.pictures import MOST_PICTURES, MOST_REGULARISATION
 
@@ -79,21 +116,62 @@ def _pictures(work: Work, number: int) -> Iterable[Picture]:
     names, captions, pixels = (work.columns[f"{port}.{number}"][:end] for port in ("name", "caption", "pixels"))
     texts = work.read_many([*names, *captions])
     for index, (name, caption) in enumerate(zip(names, captions, strict=True)):
-        width, height, thumbnail = _thumbnail(work.read(pixels[index])) if index < most else (0, 0, b"")
+        width, height, thumbnail = 0, 0, b""
+        if index < most:
+            image = _image(work.read(pixels[index]))
+            width, height, thumbnail = image.width, image.height, webp(image, LARGE)
         shown, text = texts[name].decode("utf-8", "replace"), texts[caption].decode()
-        yield Picture(folder["name"], shown, text, width, height, thumbnail, folder["regularisation"])
+        tags = _tags(work, text)
+        yield Picture(folder["name"], shown, text, tags, width, height, thumbnail, folder["regularisation"])
 
 
-def _thumbnail(ppm: bytes) -> tuple[int, int, bytes]:
-    """(width, height of the training picture, a small PNG of it)."""
-    from PIL import Image
+def _image(ppm: bytes) -> Image:
+    from PIL import Image as images
 
     width, height, rgb = read_ppm(ppm)
-    image = Image.frombytes("RGB", (width, height), bytes(rgb))
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return width, height, buffer.getvalue()
+    return images.frombytes("RGB", (width, height), bytes(rgb))
+
+
+def _tags(work: Work, text: str) -> tuple[str, ...]:
+    """The tags of a text: those of all its lines and choices, if the recipe allows such."""
+    settings = work.params["settings"]["caption"]
+    return all_tags(text, settings["keep_tokens_separator"], settings["enable_wildcard"])
+
+
+def left_out(work: Work) -> Sequence[LeftOut]:
+    """The tags of the training pictures' texts that the rules took away, the most frequent first."""
+    from lorac.report.page import LeftOut
+
+    counts: Counter[str] = Counter()
+    for number, folder in enumerate(work.params["folders"]):
+        if folder["regularisation"]:
+            continue
+        pairs = list(zip(work.columns[f"raw.{number}"], work.columns[f"caption.{number}"], strict=True))
+        texts = work.read_many([digest for pair in pairs for digest in pair])
+        for raw, final in pairs:
+            kept = {tag.casefold() for tag in _tags(work, texts[final].decode())}
+            counts.update(tag for tag in _tags(work, texts[raw].decode()) if tag.casefold() not in kept)
+    replace = work.params["settings"]["caption"]["replace"]
+    becomes = {normal(old).casefold(): new for old, new in replace.items()}
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [LeftOut(tag, count, becomes.get(tag.casefold(), "")) for tag, count in order]
+
+
+def _outline(work: Work) -> Outline:
+    """The graph by kinds, with the numbers of their items as far as this node sees them."""
+    from lorac.report.page import Outline
+
+    params = work.params
+    found = Counter({"source": 0, "generate": 0})
+    for number, written in enumerate(params["sets"]):
+        found["generate" if "generate" in written else "source"] += len(work.columns[f"name.{number}"])
+    pictures = found.total()
+    saved = len(work.columns["slice"])
+    drawn = sum(len(work.columns.get(port, ())) for port in ("off", "sheet"))
+    of_pictures = dict.fromkeys(("image", "caption", "tokens", "latent"), pictures)
+    of_files = dict.fromkeys(("schedule", "train", "export", "validate"), saved)
+    found.update({**of_pictures, **of_files, "draw": drawn})
+    return Outline(params["graph"], {kind: count for kind, count in found.items() if kind in params["graph"]})
 
 
 def _regularisation_steps(work: Work, slices: list[Slice]) -> list[bool]:
@@ -126,7 +204,7 @@ def _summary(work: Work) -> dict[str, int | float]:
     return {**figures, **({"views of each picture": views[0]} if len(set(views)) == 1 else {})}
 
 
-def _losses(data: bytes) -> list[float]:
+def losses(data: bytes) -> list[float]:
     """The losses of one link, one for each step."""
     from array import array
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lorac.evaluate.figures import Figures
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -21,34 +23,70 @@ class Folder:
 class Picture:
     """One picture that was trained on, with the caption as it was trained.
 
-    `folder` is the name of its Folder, `width` and `height` are its pixels in training, `png` is a thumbnail. Those
-    behind the first `pictures.MOST_PICTURES` of a folder are only counted, and need no thumbnail.
+    `folder` is the name of its Folder, `tags` are those that some showing of the caption has, `width` and `height` are
+    its pixels in training, `image` is a thumbnail. Those behind the first `pictures.MOST_PICTURES` of a folder are only
+    counted, and need no thumbnail.
     """
 
     folder: str
     name: str
     caption: str
+    tags: Sequence[str]
     width: int
     height: int
-    png: bytes
+    image: bytes
     regularisation: bool = False
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A tag that stands in the texts of `count` training pictures and not in their final captions.
+
+    `replaced` is what a rule put in its place, "" where it was excluded.
+    """
+
+    tag: str
+    count: int
+    replaced: str = ""
+
+
+@dataclass(frozen=True)
 class Row:
-    """One sample prompt. `png` is one strip: a picture for each strength, side by side, all of one size."""
+    """One sample prompt. `firsts`: a picture for each strength. `sheets`: at each strength, all pictures, small."""
 
     prompt: str
     negative: str
-    png: bytes
+    firsts: Sequence[bytes]
+    sheets: Sequence[Sequence[bytes]] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the recipe as the build used it: "[train]", "[[source]]". `defaults`: keys that have their default.
+
+    Values are those of JSON; what is None is left out.
+    """
+
+    header: str
+    values: Mapping[str, Any]
+    defaults: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The build graph by kinds: what each kind reads, and the number of items of each, where it is known."""
+
+    reads: Mapping[str, Sequence[str]]
+    items: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
     """Everything on the page.
 
-    settings: sections of the recipe by name, each key to value, as the build used them.
-    strengths: of the columns of each row's strip, left to right; 0 means that the LoRA is off.
+    recipe: the recipe's tables, as the build used them.
+    left_out: the tags that the caption rules left out, the most frequent first.
+    strengths: of the pictures of each row, in order; 0 means that the LoRA is off.
     losses, unet_lr, text_lr: one value for each optimiser step; the rate of a part that was not trained is empty.
     epoch_ends: steps, counted from 1, after which a file was saved.
     regularisation_steps: for each step whether it showed a regularisation picture; empty where steps mix both.
@@ -59,15 +97,18 @@ class Report:
     name: str
     recipe_file: str
     comment: str = ""
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    recipe: Sequence[Table] = ()
     folders: Sequence[Folder] = ()
     pictures: Sequence[Picture] = ()
+    left_out: Sequence[LeftOut] = ()
     rows: Sequence[Row] = ()
     strengths: Sequence[float] = ()
+    figures: Figures | None = None
     losses: Sequence[float] = ()
     unet_lr: Sequence[float] = ()
     text_lr: Sequence[float] = ()
     epoch_ends: Sequence[int] = ()
     regularisation_steps: Sequence[bool] = ()
     validation: Sequence[Mapping[str, float]] = ()
+    outline: Outline | None = None
     summary: Mapping[str, int | float] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from lorac.report.content import Folder, Picture
+from lorac.report.content import Folder, LeftOut, Picture
 from lorac.report.markup import image, number, plural, text
 
 MOST_PICTURES = 200
@@ -15,7 +15,7 @@ MOST_REGULARISATION = 60
 MOST_TAGS = 30
 
 
-def picture_section(folders: Sequence[Folder], pictures: Sequence[Picture]) -> str:
+def picture_section(folders: Sequence[Folder], pictures: Sequence[Picture], left_out: Sequence[LeftOut] = ()) -> str:
     """The section, or nothing without pictures."""
     training = [picture for picture in pictures if not picture.regularisation]
     regularisation = [picture for picture in pictures if picture.regularisation]
@@ -24,24 +24,20 @@ def picture_section(folders: Sequence[Folder], pictures: Sequence[Picture]) -> s
     return (
         f'<section id="pictures"><h2>Pictures</h2>\n'
         f"{_by_folder([folder for folder in folders if not folder.regularisation], training)}"
-        f"{_tag_table(training)}"
+        f"{_tag_table(training)}{_left_out(left_out, len(training))}"
         f"{_regularisation([folder for folder in folders if folder.regularisation], regularisation)}</section>\n"
     )
 
 
 def tag_counts(pictures: Sequence[Picture]) -> list[tuple[str, int]]:
     """In how many captions each tag occurs, the most frequent first, equals in alphabetical order."""
-    counts = Counter(tag for picture in pictures for tag in _tags(picture.caption))
+    counts = Counter(tag for picture in pictures for tag in set(picture.tags))
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _tags(caption: str) -> set[str]:
-    return {part.strip() for part in caption.split(",")} - {""}
 
 
 def _shared_tags(pictures: Sequence[Picture]) -> frozenset[str]:
     """The tags of every caption: grey, they leave in sight what tells the pictures apart."""
-    captions = [frozenset(_tags(picture.caption)) for picture in pictures]
+    captions = [frozenset(picture.tags) for picture in pictures]
     return frozenset.intersection(*captions) if len(captions) > 1 else frozenset()
 
 
@@ -71,7 +67,7 @@ def _card(picture: Picture, shared: Collection[str] = ()) -> str:
         f'<span class="shared">{text(part)}</span>' if part.strip(", ") in shared else text(part) for part in parts
     )
     return (
-        f'<figure class="card">{image(picture.png, picture.name)}<figcaption>'
+        f'<figure class="card">{image(picture.image, picture.name)}<figcaption>'
         f'<p dir="auto">{caption or "<i>empty caption</i>"}</p><p class="note"><bdi>{text(picture.name)}</bdi>, '
         f"{picture.width}&nbsp;&times;&nbsp;{picture.height}</p></figcaption></figure>\n"
     )
@@ -105,6 +101,23 @@ def _tag_table(pictures: Sequence[Picture]) -> str:
     return (
         f'<h3>Tags <span class="note">in the captions of {plural(len(pictures), "training picture")}</span></h3>\n'
         '<div class="columns"><table class="tags"><thead><tr><th scope="col">Tag</th>'
+        f'<th scope="col">Pictures</th></tr></thead>\n<tbody>{rows}</tbody></table></div>\n{more}'
+    )
+
+
+def _left_out(tags: Sequence[LeftOut], total: int) -> str:
+    """What the texts have and the captions do not."""
+    if not tags or not total:
+        return ""
+    rows = "".join(
+        _tag_row(f"{one.tag} → {one.replaced}" if one.replaced else one.tag, one.count, total)
+        for one in tags[:MOST_TAGS]
+    )
+    rest = len(tags) - MOST_TAGS
+    more = f'<p class="note">… and {plural(rest, "more tag")}.</p>\n' if rest > 0 else ""
+    return (
+        '<h3>Left out by the rules <span class="note">what these tags name comes with the trigger words</span></h3>\n'
+        '<div class="columns"><table class="tags left"><thead><tr><th scope="col">Tag</th>'
         f'<th scope="col">Pictures</th></tr></thead>\n<tbody>{rows}</tbody></table></div>\n{more}'
     )
 

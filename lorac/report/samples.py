@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lorac.report.content import Row
-from lorac.report.markup import image, png_size, text
+from lorac.report.markup import image, image_size, text
 
 _ENLARGED = 2  # at most so many times their size, or small pictures turn to mush
 
@@ -15,40 +15,53 @@ def column_name(strength: float) -> str:
     return "off" if strength == 0 else str(float(strength))
 
 
-def sample_section(rows: Sequence[Row], strengths: Sequence[float]) -> str:
-    """The section, or nothing without rows.
+def spoken_strength(strength: float) -> str:
+    """The same in a sentence."""
+    return "LoRA off" if strength == 0 else f"strength {column_name(strength)}"
 
-    A strip stays one picture, shown as wide as the table, whose equal columns therefore lie above its parts.
-    """
+
+def sample_section(rows: Sequence[Row], strengths: Sequence[float], preferred: float | None = None) -> str:
+    """The section, or nothing without rows. Raises ValueError where a row has more or fewer pictures than strengths."""
     if not rows:
         return ""
     if not strengths:
         raise ValueError("sample rows without strengths")
     negatives = {row.negative for row in rows}
     shared = rows[0].negative if len(negatives) == 1 else ""
-    names = [column_name(strength) for strength in strengths]
-    width = max(png_size(row.png)[0] for row in rows) * _ENLARGED
-    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
-    bodies = "".join(_row(row, names, row.negative if len(negatives) > 1 else "") for row in rows)
+    width = max(image_size(first)[0] for row in rows for first in row.firsts) * _ENLARGED * len(strengths)
+    heads = "".join(f'<th scope="col">{_head(strength, preferred)}</th>' for strength in strengths)
+    bodies = "".join(_row(row, strengths, row.negative if len(negatives) > 1 else "") for row in rows)
     return (
         '<section id="samples"><h2>Samples</h2>\n'
         '<p class="lead">Each prompt without the LoRA and at each strength, from the same noise.</p>\n'
-        f"{_negative(shared)}"
-        f'<div class="scroll"><table class="samples" style="--columns:{len(names)};max-width:{width}px">\n'
+        f"{negative_note(shared)}"
+        f'<div class="scroll"><table class="samples" style="--columns:{len(strengths)};max-width:{width}px">\n'
         f"<thead><tr>{heads}</tr></thead>\n{bodies}</table></div></section>\n"
     )
 
 
-def _row(row: Row, names: Sequence[str], negative: str) -> str:
-    prompt = row.prompt or "(empty prompt)"
-    columns = ", ".join("LoRA off" if name == "off" else f"strength {name}" for name in names)
-    span = f'colspan="{len(names)}"'
-    strip = image(row.png, f"{prompt}; left to right: {columns}")
+def _head(strength: float, preferred: float | None) -> str:
+    mark = '<span class="pill">preferred</span>' if strength and strength == preferred else ""
+    return f"{column_name(strength)}{mark}"
+
+
+def _row(row: Row, strengths: Sequence[float], negative: str) -> str:
+    prompt = shown_prompt(row.prompt)
+    cells = "".join(
+        f"<td>{image(first, f'{prompt}; {spoken_strength(strength)}')}</td>"
+        for strength, first in zip(strengths, row.firsts, strict=True)
+    )
     return (
-        f'<tbody><tr><th {span} scope="rowgroup" dir="auto">{text(prompt)}{_negative(negative)}</th></tr>\n'
-        f'<tr><td {span}><div class="strip">{strip}</div></td></tr></tbody>\n'
+        f'<tbody><tr><th colspan="{len(strengths)}" scope="rowgroup" dir="auto">{text(prompt)}{negative_note(negative)}'
+        f"</th></tr>\n<tr>{cells}</tr></tbody>\n"
     )
 
 
-def _negative(negative: str) -> str:
+def shown_prompt(prompt: str) -> str:
+    """A prompt, or what stands for an empty one."""
+    return prompt or "(empty prompt)"
+
+
+def negative_note(negative: str) -> str:
+    """The negative prompt below a prompt; nothing if it is empty."""
     return f'<p class="note" dir="auto">Negative prompt: {text(negative)}</p>\n' if negative else ""
