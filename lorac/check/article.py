@@ -76,9 +76,9 @@ def heads_at_full_alpha(material: Material) -> Found:
 
     Remedy: Set network.alpha = 1, or output.preferred_weight to at most 0.7.
     """
-    weight = material.recipe.output.preferred_weight
-    if material.heads_only and material.strength >= 1 and not (weight is not None and weight <= WEAK_ENOUGH):
-        network = material.recipe.network
+    weight, network = material.recipe.output.preferred_weight, material.recipe.network
+    weak = weight is not None and weight <= WEAK_ENOUGH
+    if material.heads_only and material.strength >= 1 and network.alpha > 1 and not weak:
         text = f"there are only heads to learn from, and alpha {network.alpha:g} is not below dim {network.dim}"
         yield material.recipe.where("network.alpha"), f"{text}: severed heads; set alpha = 1"
 
