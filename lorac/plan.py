@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lorac.dataset import pictures_of
-from lorac.graph.lower import bucketing, training_resolution
 from lorac.graph.nodes import Graph
+from lorac.graph.scope import bucketing, training_resolution
 from lorac.kinds.image import Bucketing, Refused, header
 from lorac.listing import Picture, shown_path
 from lorac.recipe import arithmetic

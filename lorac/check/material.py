@@ -13,7 +13,7 @@ from lorac.captions import split_tags
 from lorac.check import words
 from lorac.check.looks import Figure, Header, Look, Looks
 from lorac.dataset import Captioned, Folder
-from lorac.graph.lower import bucketing
+from lorac.graph.scope import bucketing
 from lorac.kinds.image import Bucketing, Refused
 from lorac.listing import shown_path
 from lorac.recipe import arithmetic
