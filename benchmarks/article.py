@@ -94,23 +94,29 @@ def combined(terms: Sequence[tuple[float, Measure | Estimate]]) -> Estimate:
 
 @dataclass(frozen=True)
 class Claim:
-    """That `more` is larger than `less`."""
+    """That `more` is larger than `less`; None for what has no figure: a run that was not built, or gave only noise."""
 
     text: str
-    more: Estimate
-    less: Estimate
+    more: Estimate | None
+    less: Estimate | None
 
     @property
-    def difference(self) -> Estimate:
+    def difference(self) -> Estimate | None:
+        if self.more is None or self.less is None:
+            return None
         return combined([(1, self.more), (-1, self.less)])
 
     @property
     def verdict(self) -> str:
         difference = self.difference
+        if difference is None:
+            return "no figures"
         return "yes" if difference.low > 0 else "no" if difference.high < 0 else "open"
 
     def __str__(self) -> str:
         found = self.difference
+        if found is None:
+            return f"{self.text}: **no figures**"
         return (
             f"{self.text}: {self.more} against {self.less}, "
             f"difference {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]: **{self.verdict}**"
@@ -128,7 +134,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        verdicts = {claim.verdict for claim in self.claims}
+        verdicts = {claim.verdict for claim in self.claims} - {"no figures"}
         if not verdicts:
             return "not measured"
         if len(verdicts) == 1:
@@ -142,16 +148,18 @@ class Runs:
 
     figures: Mapping[str, Figures]
 
-    def of(self, run: str, name: str, *prompts: str, strength: float = 1.0, negative: str = "") -> Estimate:
+    def of(self, run: str, name: str, *prompts: str, strength: float = 1.0, negative: str = "") -> Estimate | None:
         """A measure over some prompts of a run, each of which counts the same; `BARE` alone unless they are given."""
+        if run not in self.figures:
+            return None
         figures = self.figures[run]
         wanted = [(prompt, negative) for prompt in prompts or (BARE,)]
         numbers = [i for i, p in enumerate(figures.prompts) if (p.prompt, p.negative) in wanted]
         cells = [cell for cell in figures.cells if cell.strength == strength and cell.prompt in numbers]
+        if len(cells) != len(wanted):
+            raise KeyError(f"{run} did not draw {wanted} at strength {strength:g}")
         found = [measure for cell in cells if (measure := cell.measures[name]) is not None]
-        if len(found) != len(wanted):
-            raise KeyError(f"{run}: {name} of {wanted} at strength {strength:g}")
-        return combined([(1 / len(found), measure) for measure in found])
+        return combined([(1 / len(found), measure) for measure in found]) if found else None
 
     def more(self, text: str, name: str, more: str, less: str, *prompts: str) -> Claim:
         """That a measure is larger in one run than in another, over equal prompts at strength 1."""
@@ -279,10 +287,21 @@ def _table(runs: Runs, steps: Mapping[str, int]) -> list[str]:
     head = ["run", "steps", *(name.replace("_", " ") for name in names), "held-out loss", "preferred weight"]
     rows = [["no LoRA", "", *_figures(runs, HEAD, 0.0), "", ""]]
     for run, about in RUNS.items():
+        if run not in runs.figures:
+            rows.append([about, "not built", *[""] * (len(head) - 2)])
+            continue
         figures = runs.figures[run]
         held_out = figures.held_out
         loss = f"{held_out.lora:.4f} / {held_out.base:.4f}" if held_out else ""
-        rows.append([about, str(steps[run]), *_figures(runs, run, 1.0), loss, f"{figures.preferred_weight:g}"])
+        rows.append(
+            [
+                about,
+                str(steps[run]),
+                *_figures(runs, run, 1.0),
+                loss,
+                "" if figures.preferred_weight is None else f"{figures.preferred_weight:g}",
+            ]
+        )
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
@@ -291,14 +310,15 @@ def _figures(runs: Runs, run: str, strength: float) -> list[str]:
     for name in SHOWN:
         prompts = (CLOTHES, AT_SEA) if name == "recall" else SHARED  # the bare trigger asks for nothing
         shown.append(runs.of(run, name, *prompts, strength=strength))
-    return [str(estimate) for estimate in shown]
+    return ["–" if estimate is None else str(estimate) for estimate in shown]
 
 
 def main() -> None:
     """Reads the folder of builds that is given (build, unless another is) and writes the page."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build")
-    figures = {name: decode((folder / name / "evaluation.json").read_bytes()) for name in RUNS}
-    steps = {name: _steps(folder / name / f"{name}.safetensors") for name in RUNS}
+    built = [name for name in RUNS if (folder / name / "evaluation.json").exists()]
+    figures = {name: decode((folder / name / "evaluation.json").read_bytes()) for name in built}
+    steps = {name: _steps(folder / name / f"{name}.safetensors") for name in built}
     PAGE.write_text(page(Runs(figures), steps), "utf-8", newline="\n")
 
 

@@ -90,5 +90,15 @@ def test_the_page_has_every_run_and_every_finding() -> None:
 
 def test_a_prompt_that_a_run_lacks_is_named() -> None:
     short = msgspec.structs.replace(figures(), prompts=(Prompt(article.BARE, "closed eyes", ()),))
-    with pytest.raises(KeyError, match="severed"):
+    with pytest.raises(KeyError, match="did not draw"):
         article.findings(runs(**{article.HEAD: short}))
+
+
+def test_a_run_that_was_not_built_leaves_the_others_their_findings() -> None:
+    found = runs(**{article.HEAD: figures(severed=0.9)})
+    without = article.Runs({name: own for name, own in found.figures.items() if name != article.HEAD_REG})
+    assert verdicts(without)[4] == "not measured"
+    assert verdicts(without)[5] == "agrees"
+    assert "| head only, generated regularisation | not built |" in article.page(
+        without, dict.fromkeys(article.RUNS, 1)
+    )

@@ -194,6 +194,17 @@ def test_the_gpu_finishes_the_first_recipe_before_it_begins_the_second(bench: Be
     assert order == [(recipe, index) for recipe in ("first", "second") for index in (0, 1, 2, 0, 1, 2)]
 
 
+def test_what_waits_for_the_gpu_is_not_begun_after_an_error(bench: Bench) -> None:
+    graph = Graph()
+    add(graph, "gpu", {"x": take(source(graph))}, strict=True)
+    for salt in range(3):
+        add(graph, "gpu", {"x": take(source(graph))}, salt=salt)
+    bench.world.folders["f"] |= {"1.png": b"!"}
+    with pytest.raises(InputError):
+        bench.run(graph)
+    assert bench.ran() == {"gpu": 5}
+
+
 # -- failures --------------------------------------------------------------------------------------------------------
 
 

@@ -260,7 +260,15 @@ class Executor:
                 self._start(ready)
 
     def _start_waiting(self) -> None:
-        """Give the free gpu pool the first piece that waits: by now those that the last one led to wait too."""
+        """Give the free gpu pool the first piece that waits: by now those that the last one led to wait too.
+
+        After an error nothing that waits is begun.
+        """
+        if self._stopping():
+            for piece in self._waiting:
+                if self.nodes[piece.node].look is piece.look:
+                    self.nodes[piece.node].state = State.SKIPPED
+            self._waiting = []
         while self._waiting and not self._busy:
             piece = heappop(self._waiting)
             if self.nodes[piece.node].look is piece.look:  # else its node was set back, and begins again

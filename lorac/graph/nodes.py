@@ -11,7 +11,7 @@ A node's `shape` says how often its kind runs:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from lorac.digest import Manifest, Value
@@ -98,17 +98,31 @@ class Graph:
         """Every name of a node: recipes that share it each have one."""
         self._numbers: dict[Node, int] = {}
         self._known: dict[bytes, Node] = {}
+        self._named: dict[str, bytes] = {}
 
     def add(self, node: Node) -> Node:
-        """Add a node, or return the equal one that is there already: equal work is one node across all recipes."""
-        known = self._known.setdefault(node.identity(self._numbers), node)
-        if known is node:
-            self._numbers[node] = len(self.nodes)
-            self.nodes.append(node)
+        """Add a node, or return the equal one that is there already: equal work is one node across all recipes.
+
+        A name that another node has, as a folder called `off` would make, gets a number: names are what people and
+        `why` tell nodes by.
+        """
+        identity = node.identity(self._numbers)
+        known, name = self._known.get(identity), self._free_name(node.name, identity)
+        if known is None:
+            known = self._known[identity] = node if name == node.name else replace(node, name=name)
+            self._numbers[known] = len(self.nodes)
+            self.nodes.append(known)
         names = self.names.setdefault(known, [])
-        if node.name not in names:
-            names.append(node.name)
+        if name not in names:
+            names.append(name)
         return known
+
+    def _free_name(self, wanted: str, identity: bytes) -> str:
+        name, number = wanted, 1
+        while self._named.setdefault(name, identity) != identity:
+            number += 1
+            name = f"{wanted}-{number}"
+        return name
 
     def part(self, wanted: Callable[[Node], bool]) -> Graph:
         """The nodes that `wanted` picks and those before them, without any outputs."""

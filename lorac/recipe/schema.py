@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -92,11 +93,12 @@ def keys(section: type[Section]) -> dict[str, dict[str, Any]]:
     }
 
 
-def read_by(node: str) -> list[tuple[str, str]]:
+@cache  # the types' notes take a millisecond to read, and every node of every recipe asks
+def read_by(node: str) -> tuple[tuple[str, str], ...]:
     """(section, key) of everything that a node kind reads as it stands in the recipe."""
-    return [
+    return tuple(
         (section, name)
         for section, kind in SECTIONS.items()
         for name, facts in keys(kind).items()
         if node in facts["nodes"]
-    ]
+    )

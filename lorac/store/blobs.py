@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,9 +211,6 @@ class Store:
         except BlobMissing:
             return False
         return True
-
-    def free_bytes(self) -> int:
-        return shutil.disk_usage(self.root).free
 
     def _intact(self, value: Digest) -> bool:
         """Whether a large blob is there already, so that it need not be written."""
