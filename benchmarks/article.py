@@ -56,8 +56,8 @@ Written by `python -m benchmarks.article` from the builds of `recipes/article.to
 small base was fixed, and the claims below were written down, before the first of these builds ran. Each figure is from
 {pictures} pictures of a prompt at one strength, from the same noise in every run, seen by the tagger that ships with
 lorac; `lorac/evaluate/` defines the measures. A claim is about a difference: **yes** if its 95 % interval lies above 0,
-**no** if below, **open** if 0 is in it. The intervals are about these pictures; one run was trained of each, and
-another seed would be another LoRA.
+**no** if below, **open** if 0 is in it. The intervals are about these pictures, which they take as independent although
+two runs draw them from the same noise; one run was trained of each, and another seed would be another LoRA.
 
 **Of the twelve findings: {summary}.**
 
@@ -293,15 +293,8 @@ def _table(runs: Runs, steps: Mapping[str, int]) -> list[str]:
         figures = runs.figures[run]
         held_out = figures.held_out
         loss = f"{held_out.lora:.4f} / {held_out.base:.4f}" if held_out else ""
-        rows.append(
-            [
-                about,
-                str(steps[run]),
-                *_figures(runs, run, 1.0),
-                loss,
-                "" if figures.preferred_weight is None else f"{figures.preferred_weight:g}",
-            ]
-        )
+        weight = "" if figures.preferred_weight is None else f"{figures.preferred_weight:g}"
+        rows.append([about, str(steps[run]), *_figures(runs, run, 1.0), loss, weight])
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
