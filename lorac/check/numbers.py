@@ -12,6 +12,9 @@ from lorac.recipe import arithmetic
 FEW = 8
 """More repetitions than this in an epoch make a regularisation picture a training picture."""
 
+MOST_EPOCHS, ROUND = 30, 100
+"""Epochs that one plans for a LoRA at most, and what steps are multiples of that were never counted in epochs."""
+
 
 def few_regularisation(material: Material) -> Found:
     """L006 few-regularisation: a handful of regularisation pictures fills an epoch
@@ -86,7 +89,8 @@ def halved_epochs(material: Material) -> Found:
     """L028 halved-epochs: the steps were counted without the regularisation pictures
 
     Why: An epoch shows as many regularisation samples as training samples, so it is twice as long. The article's 2808
-    steps were meant as 6 epochs of 13 x 36 samples and were 3: each picture was seen 108 times instead of 216.
+    steps were meant as 6 epochs of 13 x 36 samples and were 3: each picture was seen 108 times instead of 216. Told are
+    steps that come to a few epochs exactly; round ones, such as 3000, are taken for chosen as they are.
 
     Before:
         [train]
@@ -103,11 +107,11 @@ def halved_epochs(material: Material) -> Found:
         return
     shown = train.steps * train.batch_size * train.gradient_accumulation_steps
     passes, rest = divmod(shown, material.samples)
-    if rest == 0 and passes > 1:
+    if rest == 0 and 1 < passes <= MOST_EPOCHS and train.steps % ROUND:
         epochs = shown / (material.samples + len(material.order))
         text = f"{train.steps} steps would be {passes} epochs of {material.samples} samples, but with regularisation an"
         text += f" epoch has {material.samples + len(material.order)} and they are {epochs:.3g}"
-        yield material.recipe.where("train.steps"), f"{text}; set epochs = {passes} instead, or see lorac plan"
+        yield material.recipe.where("train.steps"), f"{text}; if {passes} were meant, set epochs = {passes}"
 
 
 def unseen_regularisation(material: Material) -> Found:

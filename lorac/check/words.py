@@ -51,6 +51,11 @@ _SIDED = re.compile(
 _NOT_SIDED = re.compile(r"\bone[- ]piece|one eye closed|\bsingle (stripe|vertical)|right to left")
 
 
+def of_tags(tags: Iterable[str]) -> frozenset[str]:
+    """The single words of tags in small letters, and those that clothes are known by."""
+    return _CLOTHES.union(*(tag.casefold().split() for tag in tags))
+
+
 def clothes(tags: Iterable[str]) -> frozenset[str]:
     """Those of the tags that name something to wear."""
     return frozenset(tag for tag in map(str.casefold, tags) if tag.split()[-1] in _CLOTHES)
