@@ -35,7 +35,7 @@ ALLOWED = {
     "tagger": {"area", "captions", "errors", "listing"},
     "mini": {"errors", "rng", "sd", "tagger"},
     "evaluate": {"captions", "rng", "tagger"},
-    "check": {"captions", "dataset", "errors", "graph", "kinds", "listing", "recipe", "tagger"},
+    "check": {"captions", "dataset", "errors", "graph", "kinds", "listing", "plan", "recipe", "tagger"},
 }
 # What may import the heavy packages at the top of a module: only what runs inside a kind.
 HEAVY_ALLOWED = {"area", "evaluate", "studio", "sd", "train", "mini", "kernels", "tagger"}

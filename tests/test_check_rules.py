@@ -285,6 +285,11 @@ CASES = [
         "240 steps would be 20 epochs of 12 samples, but .* has 24 and they are 10; if 20 were meant, set epochs = 20",
         {"train.steps": "240"},
     ),
+    yes(
+        "L028",
+        "would be 24 epochs of 10 samples, but .* has 20 and they are 12",
+        {"train.steps": "240", "validation.split": "0.2"},
+    ),
     no("L028", {"train.steps": "300"}),
     no("L028", {"train.steps": "3012"}),
     no("L028", {"train.steps": "241"}),

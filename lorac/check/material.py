@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from lorac.dataset import Captioned, Folder
 from lorac.graph.scope import bucketing
 from lorac.kinds.image import Bucketing, Refused
 from lorac.listing import shown_path
-from lorac.recipe import arithmetic
+from lorac.plan import Run, run_of
 from lorac.recipe.base import base_facts
 from lorac.recipe.buckets import Size
 from lorac.recipe.recipe import Recipe
@@ -39,7 +38,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Material:
-    """One recipe. `sets` are its folders, sources first; those that the base is to draw have no pictures yet."""
+    """One recipe. `sets` are its folders, sources first; those that the base is to draw have no pictures here."""
 
     recipe: Recipe
     sets: Sequence[Folder]
@@ -59,15 +58,16 @@ class Material:
         return [captioned for folder in self.sources for captioned in folder.pictures]
 
     @cached_property
-    def samples(self) -> int:
-        """Training samples of an epoch."""
-        return sum(len(folder.pictures) * folder.spec.repeats for folder in self.sources)
+    def run(self) -> Run:
+        """The figures of the run, as `lorac plan` has them; pictures that were looked at are not read again."""
+        assert self.headers is not None  # read together
+        return run_of(self.recipe, self._header)
 
-    @cached_property
-    def order(self) -> list[int]:
-        """Regularisation pictures of an epoch, numbered through all folders, one for each sample."""
-        repeats = [folder.spec.repeats for folder in self.regularisation for _ in range(picture_count(folder))]
-        return arithmetic.regularisation_order(repeats, self.samples)
+    def _header(self, path: str) -> Header:
+        seen = self.seen.headers([path])[path]
+        if isinstance(seen, Refused):
+            raise seen
+        return seen
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -106,28 +106,6 @@ class Material:
                 if not isinstance(seen, Refused):
                     found[path] = Placed(seen[0], *self.bucketing.place(*seen[0]))
         return found
-
-    @cached_property
-    def length(self) -> arithmetic.Length:
-        """The length of the run; held-out pictures are counted as trained, and unusable ones not at all."""
-        square = (self.bucketing.resolution, self.bucketing.resolution)
-        buckets: Counter[Size] = Counter()
-        for folder in self.sources:
-            for place in self._buckets(folder):
-                buckets[place] += folder.spec.repeats
-        regularisation = [
-            place
-            for folder in self.regularisation
-            for place in ([square] * folder.spec.generate.count if folder.spec.generate else self._buckets(folder))
-        ]
-        buckets.update(regularisation[number] for number in self.order if number < len(regularisation))
-        train = self.recipe.train
-        accumulation = train.gradient_accumulation_steps
-        return arithmetic.run_length(buckets.values(), train.batch_size, accumulation, train.epochs, train.steps)
-
-    def _buckets(self, folder: Folder) -> list[Size]:
-        placed = (self.placed.get(captioned.picture.path) for captioned in folder.pictures)
-        return [place.bucket for place in placed if place is not None]
 
     @cached_property
     def heads_only(self) -> bool:

@@ -31,8 +31,8 @@ def few_regularisation(material: Material) -> Found:
     Remedy: Add regularisation pictures, or let the base draw them: generate = { prompt = "1girl", count = 400 }.
     """
     count = sum(map(picture_count, material.regularisation))
-    if count and len(material.order) > FEW * count:
-        text = f"{count} regularisation pictures fill {len(material.order)} samples an epoch; add pictures"
+    if count and len(material.run.order) > FEW * count:
+        text = f"{count} regularisation pictures fill {len(material.run.order)} samples an epoch; add pictures"
         yield material.recipe.where("regularisation"), text
 
 
@@ -102,15 +102,15 @@ def halved_epochs(material: Material) -> Found:
 
     Remedy: Say the length in epochs, or count twice the samples; `lorac plan` shows the arithmetic.
     """
-    train = material.recipe.train
-    if train.steps is None or not material.order:
+    train, run = material.recipe.train, material.run
+    if train.steps is None or not run.order:
         return
     shown = train.steps * train.batch_size * train.gradient_accumulation_steps
-    passes, rest = divmod(shown, material.samples)
+    passes, rest = divmod(shown, run.samples)
     if rest == 0 and 1 < passes <= MOST_EPOCHS and train.steps % ROUND:
-        epochs = shown / (material.samples + len(material.order))
-        text = f"{train.steps} steps would be {passes} epochs of {material.samples} samples, but with regularisation an"
-        text += f" epoch has {material.samples + len(material.order)} and they are {epochs:.3g}"
+        both = run.samples + len(run.order)
+        text = f"{train.steps} steps would be {passes} epochs of {run.samples} samples, but with regularisation an"
+        text += f" epoch has {both} and they are {shown / both:.3g}"
         yield material.recipe.where("train.steps"), f"{text}; if {passes} were meant, set epochs = {passes}"
 
 
@@ -129,11 +129,11 @@ def unseen_regularisation(material: Material) -> Found:
     Remedy: Raise the repeats of the sources, or give fewer regularisation pictures.
     """
     ends = list(accumulate(map(picture_count, material.regularisation)))
-    shown = set(material.order)
+    shown = set(material.run.order)
     for folder, end in zip(material.regularisation, ends, strict=True):
         count = picture_count(folder)
         seen = sum(number in shown for number in range(end - count, end))
         if seen * 2 < count:
             many = f"{seen} of {count}" if seen else f"none of {count}"
-            text = f"{many} pictures of {folder.label} are shown beside {material.samples} training samples"
+            text = f"{many} pictures of {folder.label} are shown beside {material.run.samples} training samples"
             yield folder.spec.where, f"{text}; raise repeats of the sources, or give fewer"
