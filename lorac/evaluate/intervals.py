@@ -6,6 +6,7 @@ Shape suffixes: N pictures, T tags, R resamplings.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import atan, cos, pi, sin, sqrt
 
 import numpy as np
@@ -17,6 +18,8 @@ from lorac.rng import seed64
 Z = 1.959963984540054
 """The normal distribution's 97.5 % quantile."""
 RESAMPLINGS = 1000
+ALIKE = 1e-9
+"""Values in [0, 1] that differ by less are equal but for rounding."""
 DIGITS = 6
 """Figures are rounded to so many digits, so that the order of a sum does not show."""
 
@@ -45,7 +48,7 @@ def mean(values: Sequence[float]) -> Measure | None:
     if not n:
         return None
     centre = sum(values) / n
-    if n == 1 or min(values) == max(values):
+    if max(values) - min(values) < ALIKE:
         return _measure(centre, *wilson(min(max(centre, 0.0), 1.0), n), n)
     spread = sqrt(sum((value - centre) ** 2 for value in values) / (n - 1))
     half = student(n - 1) * spread / sqrt(n)
@@ -71,6 +74,30 @@ def _within(t: float, freedom: int) -> float:
         term *= cos(angle) ** 2 * (k - 1) / k
         total += term
     return 2 / pi * (angle + sin(angle) * total) if odd else sin(angle) * total
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval, of what is counted in no single number of observations, such as a difference."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}"
+
+
+def combined(terms: Sequence[tuple[float, Measure | Estimate]]) -> Estimate:
+    """Σ cᵢ xᵢ of independent figures, with the interval of Zou and Donner (Statistics in Medicine 27, 2008, 1693).
+
+    Each side is the root of the summed squares of what the terms contribute to it. For a difference of two rates with
+    Wilson's intervals it is Newcombe's method 10 (ibid. 17, 1998, 873).
+    """
+    value = sum(factor * x.value for factor, x in terms)
+    down = sum((factor * (x.value - (x.low if factor > 0 else x.high))) ** 2 for factor, x in terms)
+    up = sum((factor * ((x.high if factor > 0 else x.low) - x.value)) ** 2 for factor, x in terms)
+    return Estimate(value, value - sqrt(down), value + sqrt(up))
 
 
 def mean_pair(cells: Sequence[npt.NDArray[np.float64]]) -> Measure | None:
