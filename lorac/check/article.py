@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
 
-from lorac.check import words
+from lorac import words
 from lorac.check.material import Material, counted, tags_of
 from lorac.check.rule import Found
 from lorac.check.triggers import triggers_of

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from difflib import SequenceMatcher, get_close_matches
 
+from lorac import words
 from lorac.captions import normal, split_tags, unmatched
-from lorac.check import words
 from lorac.check.material import Material, counted, place_of
 from lorac.check.rule import Found
 from lorac.check.triggers import ALMOST, ordinary_tags

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
+from lorac import words
 from lorac.captions import split_tags
-from lorac.check import words
 from lorac.check.looks import Figure, Header, Look, Looks
 from lorac.dataset import Captioned, Folder
 from lorac.graph.scope import bucketing
@@ -126,7 +126,7 @@ class Material:
             return False
         if look.figure is None:
             return not look.empty and words.is_close(tags)
-        return is_head(look.figure) and (look.cut_out or words.shows_head(tags))
+        return head_shaped(look.figure) and (look.cut_out or words.shows_head(tags))
 
     @property
     def strength(self) -> float:
@@ -150,7 +150,7 @@ def picture_count(folder: Folder) -> int:
     return folder.spec.generate.count if folder.spec.generate else len(folder.pictures)
 
 
-def is_head(figure: Figure) -> bool:
+def head_shaped(figure: Figure) -> bool:
     """Whether an outline is that of a head without a body."""
     return figure.width >= HEAD_WIDTH and figure.fill >= HEAD_FILL and figure.bottom <= HEAD_BOTTOM
 

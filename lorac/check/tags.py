@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from lorac import words
 from lorac.captions import KAOMOJI, normal, split_tags
-from lorac.check import words
 from lorac.check.material import Material, counted, place_of, tags_of
 from lorac.check.rule import Found
 from lorac.dataset import Captioned, Folder

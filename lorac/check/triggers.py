@@ -10,13 +10,13 @@ from pathlib import Path
 from lorac.captions import normal, split_tags
 from lorac.check.material import Material, counted
 from lorac.check.rule import Found
-from lorac.check.words import BINDING
 from lorac.dataset import Folder
 from lorac.errors import InputError
 from lorac.recipe.fields import BUILTIN_TAGGER
 from lorac.recipe.recipe import Recipe
 from lorac.recipe.tagger import TAGS, tagger_folder
 from lorac.tagger.vocabulary import CHARACTER, RATING, read_tags
+from lorac.words import BINDING
 
 ALMOST = 0.8
 """Likeness (Ratcliff and Obershelp's, 0 to 1) from which a word is taken for a misspelt one."""
