@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lorac.dataset import pictures_of
@@ -13,6 +13,7 @@ from lorac.kinds.image import Bucketing, Refused, header
 from lorac.listing import Picture, shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.base import BaseFacts, base_facts
+from lorac.recipe.buckets import Size
 from lorac.recipe.collection import Collection
 from lorac.recipe.fields import BUILTIN_BASE
 from lorac.recipe.recipe import PictureSet, Recipe
@@ -80,8 +81,8 @@ def total_lines(collection: Collection, runs: Mapping[str, Run], graph: Graph) -
     return [f"  {name:<15} {text}" for name, text in rows]
 
 
-def run_of(recipe: Recipe) -> Run:
-    """The figures of a recipe. Raises InputError for folders that cannot be used."""
+def run_of(recipe: Recipe, read: Callable[[str], tuple[Size, bool]] = header) -> Run:
+    """The figures of a recipe, from what `read` says of a picture file. Raises InputError for unusable folders."""
     facts = base_facts(recipe.train.base, recipe.where("train.base"), recipe.train.vae)
     train = recipe.train
     sources, classes = (
@@ -97,14 +98,14 @@ def run_of(recipe: Recipe) -> Run:
     class_pictures = [(picture, s.spec) for s in classes for picture in s.pictures]
     order = arithmetic.regularisation_order([spec.repeats for _, spec in class_pictures], samples)
     shown += [class_pictures[index] for index in order]
-    looks = _looks(recipe, facts, shown)
+    looks = _looks(recipe, facts, shown, read)
     accumulation = train.gradient_accumulation_steps
     length = arithmetic.run_length(looks.buckets.values(), train.batch_size, accumulation, train.epochs, train.steps)
     own = [recipe.held_out] if recipe.held_out else []
     listed = [(spec, pictures_of(recipe, spec)) for spec in own]
     never_trained = [Set(spec, found, frozenset(range(len(found)))) for spec, found in listed]
     unshown = [(picture, spec) for spec, found in listed for picture in found]
-    looks.transparent.update(_looks(recipe, facts, unshown).transparent)
+    looks.transparent.update(_looks(recipe, facts, unshown, read).transparent)
     return Run(facts, sources, classes, samples, order, looks, length, never_trained)
 
 
@@ -208,7 +209,12 @@ def _files(recipe: Recipe, run: Run) -> str:
     return ", ".join([*numbered, f"{recipe.name}.safetensors"])
 
 
-def _looks(recipe: Recipe, facts: BaseFacts, shown: Sequence[tuple[Picture, PictureSet]]) -> Looks:
+def _looks(
+    recipe: Recipe,
+    facts: BaseFacts,
+    shown: Sequence[tuple[Picture, PictureSet]],
+    read: Callable[[str], tuple[Size, bool]],
+) -> Looks:
     """From the pictures' headers; the bucket "unusable" counts samples that a build would refuse."""
     settings = Bucketing(**bucketing(recipe, facts))  # type: ignore[arg-type]
     looks = Looks()
@@ -219,7 +225,7 @@ def _looks(recipe: Recipe, facts: BaseFacts, shown: Sequence[tuple[Picture, Pict
     undecided = {picture.path for picture, spec in shown if spec.alpha is None}
     for path, count in Counter(picture.path for picture, _ in shown).items():
         try:
-            size, transparent = header(path)
+            size, transparent = read(path)
             bucket = settings.place(*size)[1]
         except Refused:
             looks.buckets["unusable"] += count

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lorac.check.explain import anchor, markdown, nearest_code
 from lorac.check.looks import HASHED, Look, difference_hash, look
-from lorac.check.material import is_head
+from lorac.check.material import head_shaped
 from lorac.check.registry import RULES
 from lorac.check.rule import Found, rule
 from lorac.listing import pictures
@@ -137,7 +137,7 @@ def test_the_article_s_heads_are_heads() -> None:
     for picture in pictures(str(RECIPES / "images" / "riho_head")):
         figure = seen(Image.open(picture.path)).figure
         assert figure is not None
-        assert is_head(figure), picture.name
+        assert head_shaped(figure), picture.name
 
 
 @pytest.mark.parametrize("framing", ["full body", "cowboy shot", "upper body"])
@@ -146,7 +146,7 @@ def test_the_article_s_heads_are_heads() -> None:
 def test_bodies_are_no_heads(framing: str, pose: str, background: str) -> None:
     figure = seen(draw_riho(1, framing=framing, pose=pose, background=background)).figure
     assert figure is not None
-    assert not is_head(figure)
+    assert not head_shaped(figure)
 
 
 def test_where_a_figure_stands() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +47,10 @@ def captions(*texts: str, folder: str = "pictures") -> dict[str, str | bytes | I
     return {f"{folder}/{number}.txt": text for number, text in enumerate(texts)}
 
 
+def pictures(folder: str, count: int) -> dict[str, str | bytes | Image.Image | None]:
+    return {f"{folder}/{number}.png": noise(100 * len(folder) + number) for number in range(count)}
+
+
 def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -60,6 +67,7 @@ HEADS = {"source[0].path": "heads"}
 NO_CLASS = {"regularisation": "[]"}
 GENERATE = "{ prompt = '1girl', count = 12 }"
 TRANSPARENT = {"regularisation[0].path": "clear", "regularisation[0].alpha": "white"}
+SMILES = [f"1girl, purple eyes, smile, {worn}" for worn in ("kimono", "dress", "apron", "vest", "hoodie")]
 SAME = [f"{EYES}, cardigan, plaid skirt, {pose}" for pose in ("standing", "sitting", "jumping", "walking", "lying")]
 CASES = [
     yes(
@@ -69,10 +77,25 @@ CASES = [
     ),
     yes("L001", r'"hodie" meets no tag; did you mean "hoodie"', {"caption.replace": '{hodie = "jacket"}'}),
     no("L001", {"caption.exclude": '["1girl", "solo", "Orange_Hair", "virtual_youtuber"]'}),
+    yes("L001", r'"Orange_Hiar" meets no tag', {"caption.exclude": '["1girl", "solo", "Orange_Hiar"]'}),
+    yes("L001", r'"standign" meets no tag', {"caption.exclude": '["1girl", "solo", "standign"]'}),
+    *(
+        no("L001", {"caption.exclude": f'["1girl", "solo", "{rule}"]'}, files=captions(f"{EYES}, {tag}"))
+        for rule, tag in (
+            ("black hair", "black shirt"),
+            ("blue hair", "blue hat"),
+            ("blue_hat", "blue hair"),
+            ("red shirt", "red skirt"),
+            ("blush", "brush"),
+            ("brush", "blush"),
+        )
+    ),
     yes("L002", r"pictures/0.txt: L002 .* tags are behind the limit of 75; raise", files=captions(LONG)),
     no("L002", {"train.max_token_length": "225"}, files=captions(LONG)),
-    yes("L003", '"1girl" stays in 6 captions', {"caption.exclude": '["solo"]'}),
+    yes("L003", '"1girl" stays in 6 captions and binds what is learnt to it; add', {"caption.exclude": '["solo"]'}),
     no("L003", {"caption.exclude": '["1GIRL", "Solo"]'}),
+    no("L003", {"caption.exclude": "[]"}, files=captions("a cat, purple eyes", "a dog, purple eyes")),
+    no("L003", {"caption.exclude": "[]", "source[0].trigger": "[]"}, "L004"),
     yes("L004", "recipe.toml:3: L004 the source has no trigger", {"source[0].trigger": "[]"}),
     no("L004", {"source[0].trigger": '["riho"]', "sample.prompts": '["riho"]'}),
     yes(
@@ -154,7 +177,16 @@ CASES = [
         files=captions("1girl, orange hair, mole under eye, smile, kimono"),
     ),
     no("L018", files=captions("1girl, orange hair, closed eyes, smile")),
-    no("L018", files=captions("1girl, orange hair, from behind, smile")),
+    *(
+        no("L018", files=captions(f"1girl, orange hair, smile, {tag}"))
+        for tag in ("from behind", "profile", "looking at viewer", "looking up", "2girls", "multiple girls", "^_^")
+    ),
+    no("L018", files=captions("1girl, smile, kimono", "1girl, smile, dress")),
+    no(
+        "L018",
+        files={**captions(*["1girl, smile, kimono"] * 3, *SMILES * 3, folder="eyes"), **pictures("eyes", 18)},
+        lines=source("eyes", "rk"),
+    ),
     no("L018", {"caption.replace": '{"closed eyes" = "eyes closed"}'}, files=captions("1girl, closed eyes")),
     yes("L019", "dolls is the only outfit on a mannequin", lines=source("dolls", "rihocloth")),
     yes(
@@ -172,10 +204,41 @@ CASES = [
     no("L020", files=captions(*[f"{EYES}, shirt, {other}" for other in ("skirt", "shorts", "jeans", "apron", "vest")])),
     no("L020", files=captions(*SAME[:2])),
     yes(
+        "L020",
+        r"recipe.toml:\d\d: L020 4 pictures show the same clothes \(kimono\)",
+        files={
+            **captions(*[f"blue hair, blue eyes, kimono, {n}" for n in range(4)], folder="eri"),
+            **pictures("eri", 4),
+        },
+        lines=source("eri", "eri"),
+    ),
+    no(
+        "L020",
+        files={
+            **captions(*[f"blue hair, blue eyes, kimono, {n}" for n in range(3)], folder="eri"),
+            **pictures("eri", 3),
+        },
+        lines=source("eri", "eri"),
+    ),
+    no(
+        "L020",
+        {"caption.exclude": '["1girl", "solo", "kimono"]'},
+        files={
+            **captions(*[f"blue hair, blue eyes, kimono, {n}" for n in range(4)], folder="eri"),
+            **pictures("eri", 4),
+        },
+        lines=source("eri", "rihokimono"),
+    ),
+    yes(
         "L021",
         'trigger "izumi riho dance" contains the trigger "izumi riho"',
         lines=source("dolls", "izumi riho dance") + source("kimonos", "rk"),
     ),
+    no(
+        "L021",
+        {"source[0].trigger": '["riho", "riho dancer"]', "caption.keep_tokens": "2", "sample.prompts": '["riho"]'},
+    ),
+    no("L021", lines=source("dolls", 'izumi riho", "izumi riho dance') + source("kimonos", "rk"), also="L005"),
     no("L021", lines=source("dolls", "izumi rihocloth") + source("kimonos", "riho dance")),
     yes(
         "L022",
@@ -219,9 +282,16 @@ CASES = [
     no("L027", files={"pictures/0.png": noise(70, (80, 192))}),
     yes(
         "L028",
-        "240 steps would be 20 epochs of 12 samples, but .* has 24 and they are 10; set epochs = 20",
+        "240 steps would be 20 epochs of 12 samples, but .* has 24 and they are 10; if 20 were meant, set epochs = 20",
         {"train.steps": "240"},
     ),
+    yes(
+        "L028",
+        "would be 24 epochs of 10 samples, but .* has 20 and they are 12",
+        {"train.steps": "240", "validation.split": "0.2"},
+    ),
+    no("L028", {"train.steps": "300"}),
+    no("L028", {"train.steps": "3012"}),
     no("L028", {"train.steps": "241"}),
     no("L028", {"train.steps": "240", **NO_CLASS}),
     yes(
@@ -264,6 +334,7 @@ CASES = [
     ),
     yes("L033", "no sample prompt has a trigger", {"sample.prompts": '["1girl, smile"]'}),
     no("L033", {"sample.prompts": '["1girl, smile", "beautiful izumi riho at school"]'}),
+    no("L033", {"sample.prompts": '["izumi riho, izumi rihoo"]'}),
     yes(
         "L034",
         'but 1 caption has tags of one side: "mole under eye"; take',
@@ -310,6 +381,7 @@ def apply(case: Case, folder: Path) -> list[str]:
     """Make the case's files; the `--set` options."""
     for name, content in case.files.items():
         path = folder / name
+        path.parent.mkdir(exist_ok=True)
         if name == "recipe.toml":
             path.write_text(_edited(path.read_text("utf-8"), str(content)), "utf-8")
         elif content is None:
@@ -351,6 +423,45 @@ def test_case(case: Case, project: Path) -> None:
         assert any(re.search(case.says, line) for line in own), lines
     others = {code for code in RULES for line in lines if f": {code} " in line} - {case.code}
     assert others == case.also, lines
+
+
+def test_two_characters_in_one_outfit_each_are_two_findings(project: Path) -> None:
+    """Judged together they would be no finding: half of the pairs show different clothes."""
+    files = {**captions(*SAME, SAME[0]), **captions(*[f"kimono, {n}" for n in range(6)], folder="eri")}
+    case = yes("L020", "", files={**files, **pictures("eri", 6)}, lines=source("eri", "eri"))
+    lines = lorac("check", "recipe.toml", *apply(case, project)).stdout.splitlines()
+    assert [re.sub(r"^\S+ (L020 .*)\).*", r"\1", line) for line in lines if "L020" in line] == [
+        "L020 6 pictures show the same clothes (cardigan, plaid skirt",
+        "L020 6 pictures show the same clothes (kimono",
+    ]
+
+
+def test_findings_do_not_depend_on_the_order_of_sets(project: Path) -> None:
+    """Python's hashes of strings differ from run to run."""
+    case = yes(
+        "L021",
+        "",
+        {
+            "source[0].trigger": '["ada, bea, cleo, smile, blush, maid"]',
+            "sample.prompts": '["1girl, dress"]',
+            "caption.exclude": '["orange hiar", "purple eyse", "standign"]',
+            "train.flip_aug": "true",
+        },
+        lines=source("dolls", "ada b, bea b, cleo b, left, right") + source("kimonos", "ada b c, bea b c, cleo b c"),
+        files=captions(f"{EYES}, ada b, left hand, right hand, mole under eye, eyepatch"),
+    )
+    options = ["check", "recipe.toml", *apply(case, project)]
+    said = set()
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "lorac", *options],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+        )
+        said.add(done.stdout)
+        assert done.stdout.count("L021") >= 9, done.stderr
+    assert len(said) == 1
 
 
 def test_every_rule_has_both_cases() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 
-from lorac.check import words
+from lorac import words
 from lorac.check.material import Material, counted, tags_of
 from lorac.check.rule import Found
+from lorac.check.triggers import triggers_of
 from lorac.dataset import Folder
 
 WEAK_ENOUGH = 0.7
@@ -142,7 +143,9 @@ def one_outfit(material: Material) -> Found:
     """L020 one-outfit: the character wears the same in all pictures
 
     Why: What never varies is learnt as part of her. With one outfit its clothes come with every prompt and hardly
-    swap; outfits that differ prevent that and over-fitting (the article's finding 2).
+    swap; outfits that differ prevent that and over-fitting (the article's finding 2). Sources that share no trigger are
+    judged apart. One among several whose clothes are mostly taken out of its captions is an outfit with a word of its
+    own, and left alone.
 
     Before:
         riho_01.txt: izumi riho, cardigan, plaid skirt, standing
@@ -154,16 +157,33 @@ def one_outfit(material: Material) -> Found:
 
     Remedy: Add pictures in other clothes. If she shall always wear this, put L020 into check.ignore.
     """
-    folders = [folder for folder in material.sources if not is_mannequin(folder)]
-    worn = list(outfits(folders))
-    if len(worn) < max(FEW, sum(len(folder.pictures) for folder in folders) / 2):
-        return
-    step = -(-len(worn) // COMPARED)
-    pairs = [_overlap(a, b) for a, b in combinations(worn[::step], 2)]
-    if sum(pairs) >= ALIKE * len(pairs):
+    called = _by_trigger([folder for folder in material.sources if not is_mannequin(folder)])
+    for folders in called:
+        worn = list(outfits(folders))
+        if len(worn) < max(FEW, sum(len(folder.pictures) for folder in folders) / 2):
+            continue
+        step = -(-len(worn) // COMPARED)
+        pairs = [_overlap(a, b) for a, b in combinations(worn[::step], 2)]
         tags = sorted(tag for tag in frozenset[str]().union(*worn) if sum(tag in own for own in worn) * 2 > len(worn))
-        text = f"{counted(len(worn), 'picture')} show the same clothes ({', '.join(tags[:4])}), which will hardly swap"
-        yield folders[0].spec.where, f"{text}; add pictures in others"
+        if sum(pairs) >= ALIKE * len(pairs) and not (len(called) > 1 and _is_outfit(material, folders[0], tags)):
+            text = f"{counted(len(worn), 'picture')} show the same clothes ({', '.join(tags[:4])})"
+            yield folders[0].spec.where, f"{text}, which will hardly swap; add pictures in others"
+
+
+def _by_trigger(sources: Sequence[Folder]) -> list[list[Folder]]:
+    """The sources of each thing that is called: those that share a trigger, directly or through others."""
+    groups: list[list[Folder]] = []
+    for folder in sources:
+        own = triggers_of([folder])
+        same = [group for group in groups if own & triggers_of(group) or (not own and not triggers_of(group))]
+        groups = [group for group in groups if group not in same] + [[*chain(*same), folder]]
+    return groups
+
+
+def _is_outfit(material: Material, folder: Folder, clothes: Sequence[str]) -> bool:
+    """Whether the recipe takes most of the clothes out of the captions, so that they come with the trigger."""
+    renamed = material.recipe.rules(folder.spec).renamed
+    return sum(renamed.get(tag) == [] for tag in clothes) * 2 > len(clothes)
 
 
 def is_mannequin(folder: Folder) -> bool:

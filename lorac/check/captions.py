@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
-from lorac.captions import split_tags, unmatched
+from lorac import words
+from lorac.captions import normal, split_tags, unmatched
 from lorac.check.material import Material, counted, place_of
 from lorac.check.rule import Found
-from lorac.check.triggers import ALMOST
+from lorac.check.triggers import ALMOST, ordinary_tags
 from lorac.dataset import fitting
 from lorac.listing import shown_path
 
@@ -42,6 +43,10 @@ _JOINING = frozenset(
         "wearing",
     ]
 )
+ALMOST_A_WORD = 0.7
+"""Likeness of words at the same place of two tags: a pair of letters swapped in "hair" leaves 0.75."""
+SHORT = 5
+"""Letters up to which a word with another letter in it is another word: blush and brush, hat and cat."""
 SENTENCE = 6
 """Words between two commas from which a text may be a sentence; tags have at most four."""
 FEW_TO_COMPARE = 4
@@ -50,8 +55,9 @@ FEW_TO_COMPARE = 4
 def misspelt_rule(material: Material) -> Found:
     """L001 misspelt-rule: an exclude or replace rule meets no tag, but almost one
 
-    Why: A rule with a typing error does nothing, in silence. One that is like no tag at all is left alone, because
-    recipes share lists of tags to exclude; so are all rules where a tagger writes captions: `lorac tag` tells.
+    Why: A rule with a typing error does nothing, in silence. One that is like no tag at all is left alone, and one
+    that is an ordinary tag itself, because recipes share lists of tags to exclude; so are all rules where a tagger
+    writes captions: `lorac tag` tells.
 
     Before:
         [caption]
@@ -68,11 +74,25 @@ def misspelt_rule(material: Material) -> Found:
         return
     raws = [captioned.raw for captioned in material.pictures if captioned.raw is not None]
     named = (*recipe.caption.exclude, *recipe.caption.replace)
-    tags = {tag for raw in raws for tag in split_tags(raw)} - set(split_tags(",".join(named)))
+    known = words.of_tags(ordinary_tags(recipe))
+    tags = {tag.casefold() for raw in raws for tag in split_tags(raw)} - {normal(rule).casefold() for rule in named}
     for rule in unmatched(recipe.rules(recipe.sources[0]), raws):
-        for meant in get_close_matches(rule, tags, n=1, cutoff=ALMOST):
-            where = recipe.where("caption.exclude" if rule in recipe.caption.exclude else "caption.replace")
-            yield where, f'the rule for "{rule}" meets no tag; did you mean "{meant}"?'
+        written = normal(rule).casefold()
+        near = [tag for tag in sorted(tags) if _may_be(written, tag)]
+        for meant in get_close_matches(written, near, n=1, cutoff=ALMOST):
+            if not known.issuperset(written.split()):
+                where = recipe.where("caption.exclude" if rule in recipe.caption.exclude else "caption.replace")
+                yield where, f'the rule for "{rule}" meets no tag; did you mean "{meant}"?'
+
+
+def _may_be(written: str, tag: str) -> bool:
+    """Whether a tag may be meant: one wrong letter in a short word, or one word in place of another, is another tag."""
+    pairs = list(zip(written.split(), tag.split(), strict=False))
+    if len(pairs) == 1 and len(written) == len(tag) <= SHORT:
+        return sorted(written) == sorted(tag)
+    if len(written.split()) != len(tag.split()):
+        return True
+    return all(SequenceMatcher(None, other, own).ratio() >= ALMOST_A_WORD for own, other in pairs)
 
 
 def truncated(material: Material) -> Found:

@@ -16,7 +16,7 @@ from lorac.check.explain import nearest_code
 from lorac.check.looks import Looks, Progress
 from lorac.check.material import Material, counted
 from lorac.check.registry import RULES
-from lorac.dataset import Folder, folders
+from lorac.dataset import folders
 from lorac.errors import InputError, Problem
 from lorac.listing import shown_path
 from lorac.recipe.recipe import Recipe
@@ -84,9 +84,7 @@ def _is_general(finding: Finding, of: Sequence[Recipe], points: Counter[Path]) -
 
 
 def _of(recipe: Recipe, seen: Looks) -> Iterator[Finding]:
-    read = replace(recipe, regularisation=tuple(spec for spec in recipe.regularisation if not spec.generate))
-    drawn = [Folder(spec, True, ()) for spec in recipe.regularisation if spec.generate]
-    material = Material(recipe, [*folders(read), *drawn], seen)
+    material = Material(recipe, [replace(folder, pictures=folder.files) for folder in folders(recipe)], seen)
     for rule in RULES.values():
         if rule.code not in recipe.check.ignore:
             for where, text in rule.find(material):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
+from lorac import words
 from lorac.captions import split_tags
-from lorac.check import words
 from lorac.check.looks import Figure, Header, Look, Looks
 from lorac.dataset import Captioned, Folder
 from lorac.graph.scope import bucketing
 from lorac.kinds.image import Bucketing, Refused
 from lorac.listing import shown_path
-from lorac.recipe import arithmetic
+from lorac.plan import Run, run_of
 from lorac.recipe.base import base_facts
 from lorac.recipe.buckets import Size
 from lorac.recipe.recipe import Recipe
@@ -39,7 +38,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Material:
-    """One recipe. `sets` are its folders, sources first; those that the base is to draw have no pictures yet."""
+    """One recipe. `sets` are its folders, sources first; those that the base is to draw have no pictures here."""
 
     recipe: Recipe
     sets: Sequence[Folder]
@@ -59,15 +58,16 @@ class Material:
         return [captioned for folder in self.sources for captioned in folder.pictures]
 
     @cached_property
-    def samples(self) -> int:
-        """Training samples of an epoch."""
-        return sum(len(folder.pictures) * folder.spec.repeats for folder in self.sources)
+    def run(self) -> Run:
+        """The figures of the run, as `lorac plan` has them; pictures that were looked at are not read again."""
+        assert self.headers is not None  # read together
+        return run_of(self.recipe, self._header)
 
-    @cached_property
-    def order(self) -> list[int]:
-        """Regularisation pictures of an epoch, numbered through all folders, one for each sample."""
-        repeats = [folder.spec.repeats for folder in self.regularisation for _ in range(picture_count(folder))]
-        return arithmetic.regularisation_order(repeats, self.samples)
+    def _header(self, path: str) -> Header:
+        seen = self.seen.headers([path])[path]
+        if isinstance(seen, Refused):
+            raise seen
+        return seen
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -108,28 +108,6 @@ class Material:
         return found
 
     @cached_property
-    def length(self) -> arithmetic.Length:
-        """The length of the run; held-out pictures are counted as trained, and unusable ones not at all."""
-        square = (self.bucketing.resolution, self.bucketing.resolution)
-        buckets: Counter[Size] = Counter()
-        for folder in self.sources:
-            for place in self._buckets(folder):
-                buckets[place] += folder.spec.repeats
-        regularisation = [
-            place
-            for folder in self.regularisation
-            for place in ([square] * folder.spec.generate.count if folder.spec.generate else self._buckets(folder))
-        ]
-        buckets.update(regularisation[number] for number in self.order if number < len(regularisation))
-        train = self.recipe.train
-        accumulation = train.gradient_accumulation_steps
-        return arithmetic.run_length(buckets.values(), train.batch_size, accumulation, train.epochs, train.steps)
-
-    def _buckets(self, folder: Folder) -> list[Size]:
-        placed = (self.placed.get(captioned.picture.path) for captioned in folder.pictures)
-        return [place.bucket for place in placed if place is not None]
-
-    @cached_property
     def heads_only(self) -> bool:
         """Whether there is nothing to learn from but heads: see `shows_heads`."""
         return bool(self.pictures) and all(map(self.shows_heads, self.sources))
@@ -148,7 +126,7 @@ class Material:
             return False
         if look.figure is None:
             return not look.empty and words.is_close(tags)
-        return is_head(look.figure) and (look.cut_out or words.shows_head(tags))
+        return head_shaped(look.figure) and (look.cut_out or words.shows_head(tags))
 
     @property
     def strength(self) -> float:
@@ -172,7 +150,7 @@ def picture_count(folder: Folder) -> int:
     return folder.spec.generate.count if folder.spec.generate else len(folder.pictures)
 
 
-def is_head(figure: Figure) -> bool:
+def head_shaped(figure: Figure) -> bool:
     """Whether an outline is that of a head without a body."""
     return figure.width >= HEAD_WIDTH and figure.fill >= HEAD_FILL and figure.bottom <= HEAD_BOTTOM
 

@@ -12,6 +12,9 @@ from lorac.recipe import arithmetic
 FEW = 8
 """More repetitions than this in an epoch make a regularisation picture a training picture."""
 
+MOST_EPOCHS, ROUND = 30, 100
+"""Epochs that one plans for a LoRA at most, and what steps are multiples of that were never counted in epochs."""
+
 
 def few_regularisation(material: Material) -> Found:
     """L006 few-regularisation: a handful of regularisation pictures fills an epoch
@@ -28,8 +31,8 @@ def few_regularisation(material: Material) -> Found:
     Remedy: Add regularisation pictures, or let the base draw them: generate = { prompt = "1girl", count = 400 }.
     """
     count = sum(map(picture_count, material.regularisation))
-    if count and len(material.order) > FEW * count:
-        text = f"{count} regularisation pictures fill {len(material.order)} samples an epoch; add pictures"
+    if count and len(material.run.order) > FEW * count:
+        text = f"{count} regularisation pictures fill {len(material.run.order)} samples an epoch; add pictures"
         yield material.recipe.where("regularisation"), text
 
 
@@ -86,7 +89,8 @@ def halved_epochs(material: Material) -> Found:
     """L028 halved-epochs: the steps were counted without the regularisation pictures
 
     Why: An epoch shows as many regularisation samples as training samples, so it is twice as long. The article's 2808
-    steps were meant as 6 epochs of 13 x 36 samples and were 3: each picture was seen 108 times instead of 216.
+    steps were meant as 6 epochs of 13 x 36 samples and were 3: each picture was seen 108 times instead of 216. Told are
+    steps that come to a few epochs exactly; round ones, such as 3000, are taken for chosen as they are.
 
     Before:
         [train]
@@ -98,16 +102,16 @@ def halved_epochs(material: Material) -> Found:
 
     Remedy: Say the length in epochs, or count twice the samples; `lorac plan` shows the arithmetic.
     """
-    train = material.recipe.train
-    if train.steps is None or not material.order:
+    train, run = material.recipe.train, material.run
+    if train.steps is None or not run.order:
         return
     shown = train.steps * train.batch_size * train.gradient_accumulation_steps
-    passes, rest = divmod(shown, material.samples)
-    if rest == 0 and passes > 1:
-        epochs = shown / (material.samples + len(material.order))
-        text = f"{train.steps} steps would be {passes} epochs of {material.samples} samples, but with regularisation an"
-        text += f" epoch has {material.samples + len(material.order)} and they are {epochs:.3g}"
-        yield material.recipe.where("train.steps"), f"{text}; set epochs = {passes} instead, or see lorac plan"
+    passes, rest = divmod(shown, run.samples)
+    if rest == 0 and 1 < passes <= MOST_EPOCHS and train.steps % ROUND:
+        both = run.samples + len(run.order)
+        text = f"{train.steps} steps would be {passes} epochs of {run.samples} samples, but with regularisation an"
+        text += f" epoch has {both} and they are {shown / both:.3g}"
+        yield material.recipe.where("train.steps"), f"{text}; if {passes} were meant, set epochs = {passes}"
 
 
 def unseen_regularisation(material: Material) -> Found:
@@ -125,11 +129,11 @@ def unseen_regularisation(material: Material) -> Found:
     Remedy: Raise the repeats of the sources, or give fewer regularisation pictures.
     """
     ends = list(accumulate(map(picture_count, material.regularisation)))
-    shown = set(material.order)
+    shown = set(material.run.order)
     for folder, end in zip(material.regularisation, ends, strict=True):
         count = picture_count(folder)
         seen = sum(number in shown for number in range(end - count, end))
         if seen * 2 < count:
             many = f"{seen} of {count}" if seen else f"none of {count}"
-            text = f"{many} pictures of {folder.label} are shown beside {material.samples} training samples"
+            text = f"{many} pictures of {folder.label} are shown beside {material.run.samples} training samples"
             yield folder.spec.where, f"{text}; raise repeats of the sources, or give fewer"

@@ -89,8 +89,8 @@ def too_weak(material: Material) -> Found:
     train, network = material.recipe.train, material.recipe.network
     if train.optimizer not in ("adamw", "adamw8bit") or not train.unet_lr or "unet" not in network.targets:
         return
-    moved = train.unet_lr * material.strength * material.length.steps
+    moved = train.unet_lr * material.strength * material.run.length.steps
     if moved < WEAK:
         shown = "√dim" if network.rslora else "dim"
-        text = f"learning rate x alpha / {shown} x {material.length.steps} steps is {moved:.2g}, below {WEAK:g}"
+        text = f"learning rate x alpha / {shown} x {material.run.length.steps} steps is {moved:.2g}, below {WEAK:g}"
         yield material.recipe.where("train.learning_rate"), f"{text}: such runs stay under-trained; raise one of them"

@@ -6,25 +6,33 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lorac.captions import normal, split_tags
-from lorac.check import words
+from lorac import words
+from lorac.captions import KAOMOJI, normal, split_tags
 from lorac.check.material import Material, counted, place_of, tags_of
 from lorac.check.rule import Found
 from lorac.dataset import Captioned, Folder
 
-MOST_NAME_EYES = 0.8
-"""Share of a source's captions that name eyes from which the others are asked why they do not."""
-FEWEST = 5
-"""Captions that such a share is taken of."""
+MOST = 0.8
+"""Share of a source's captions from which something holds for nearly all of them."""
+FEWEST, FEW_SILENT = 5, 2
+"""Captions that such a share is taken of, and captions at most that are asked why they name no eyes."""
 _EYES = re.compile(r"\beyes\b|\beye closed\b|\bwink")
-_FACE_HIDDEN = ("behind", "faceless", "mask", "helmet", "sunglasses", "blindfold", "covered", "head out of frame")
+_FACE = frozenset(["smile", "open mouth", "blush"])
+_LOOKING = "looking "
+"""Who looks somewhere has open eyes."""
+_EYES_HIDDEN = (
+    *("behind", "profile", "from side", "faceless", "mask", "helmet", "sunglasses", "blindfold", "covered"),
+    *("head out of frame", "facing away", "back turned"),
+)
+_SEVERAL = re.compile(r"[2-9]\+?(girl|boy|other)s?|multiple (girls|boys|others)")
+"""Whose eyes are closed, one tag cannot say."""
 
 
 def binding_tags(material: Material) -> Found:
     """L003 binding-tags: `1girl` or `solo` stays in the captions
 
-    Why: These tags are true of every picture of the character, so they come to mean her and her outfit, and prompts
-    with them call both (the article's finding 11).
+    Why: Tags that are true of nearly every picture of a source come to mean what is learnt, a character and her
+    outfit or a style, and prompts with them call it (the article's finding 11).
 
     Before:
         [caption]
@@ -36,19 +44,26 @@ def binding_tags(material: Material) -> Found:
 
     Remedy: Add the tag to caption.exclude.
     """
+    called = [folder for folder in material.sources if folder.spec.trigger and folder.pictures]
     for tag in words.BINDING:
-        kept = sum(any(tag == own.casefold() for tags in c.readings for own in tags) for c in material.pictures)
+        counts = [(sum(_says(captioned, tag) for captioned in folder.pictures), folder) for folder in called]
+        kept = sum(count for count, folder in counts if count >= MOST * len(folder.pictures))
         if kept:
-            text = f'"{tag}" stays in {kept} captions and binds the character to it; add it to caption.exclude'
-            yield material.recipe.where("caption.exclude"), text
+            text = f'"{tag}" stays in {counted(kept, "caption")} and binds what is learnt to it'
+            yield material.recipe.where("caption.exclude"), f"{text}; add it to caption.exclude"
+
+
+def _says(captioned: Captioned, tag: str) -> bool:
+    return any(tag == own.casefold() for tags in captioned.readings for own in tags)
 
 
 def closed_eyes(material: Material) -> Found:
     """L018 untold-closed-eyes: closed eyes in a picture that its caption does not tell
 
     Why: One picture with closed eyes is enough to close the eyes of the character, unless a tag says so (the
-    article's finding 12). The rule sees tags that the recipe takes out, and captions that name no eyes where nearly
-    all others do; without captions it sees nothing: let `lorac tag` write them, and look.
+    article's finding 12). The rule sees tags that the recipe takes out, and one or two captions that tell of a face and
+    neither of eyes nor of where she looks, where nearly all others name eyes; without captions it sees nothing: let
+    `lorac tag` write them, and look.
 
     Before:
         riho_08.txt: izumi riho, orange hair, smile
@@ -79,16 +94,24 @@ def _names_closed_eyes(rules: Iterable[str]) -> bool:
 
 
 def _without_eyes(folder: Folder) -> Iterator[Captioned]:
-    """The few captions that tell of a face and not of its eyes."""
+    """The one or two captions that tell of a face, of one person, and of no eyes, in a source that names them."""
     told = [(captioned, [tag.casefold() for tag in tags_of(captioned)]) for captioned in folder.pictures]
     told = [(captioned, tags) for captioned, tags in told if tags]
-    silent = [(captioned, tags) for captioned, tags in told if not any(map(_EYES.search, tags))]
-    if len(told) < FEWEST or len(silent) > (1 - MOST_NAME_EYES) * len(told):
+    unnamed = [(captioned, tags) for captioned, tags in told if not any(map(_names_eyes, tags))]
+    if len(told) < FEWEST or len(told) - len(unnamed) < MOST * len(told):
         return
-    for captioned, tags in silent:
-        hidden = any(word in tag for word in _FACE_HIDDEN for tag in tags)
-        if not hidden and any(tag in ("smile", "open mouth", "blush") or tag.startswith("looking") for tag in tags):
-            yield captioned
+    silent = [(captioned, tags) for captioned, tags in unnamed if not any(map(_explains, tags))]
+    if len(silent) <= FEW_SILENT:
+        yield from (captioned for captioned, tags in silent if not _FACE.isdisjoint(tags))
+
+
+def _names_eyes(tag: str) -> bool:
+    return bool(_EYES.search(tag)) or tag in KAOMOJI
+
+
+def _explains(tag: str) -> bool:
+    """Whether a tag says why a caption names no eyes: open ones that look, hidden ones, those of several people."""
+    return tag.startswith(_LOOKING) or bool(_SEVERAL.fullmatch(tag)) or any(word in tag for word in _EYES_HIDDEN)
 
 
 def mirrored_sides(material: Material) -> Found:

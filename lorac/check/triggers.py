@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 
 from lorac.captions import normal, split_tags
 from lorac.check.material import Material, counted
 from lorac.check.rule import Found
-from lorac.check.words import BINDING
 from lorac.dataset import Folder
 from lorac.errors import InputError
 from lorac.recipe.fields import BUILTIN_TAGGER
 from lorac.recipe.recipe import Recipe
 from lorac.recipe.tagger import TAGS, tagger_folder
 from lorac.tagger.vocabulary import CHARACTER, RATING, read_tags
+from lorac.words import BINDING
 
 ALMOST = 0.8
 """Likeness (Ratcliff and Obershelp's, 0 to 1) from which a word is taken for a misspelt one."""
@@ -74,10 +74,11 @@ def shuffled_trigger(material: Material) -> Found:
 
 
 def nested_trigger(material: Material) -> Found:
-    """L021 nested-trigger: a trigger is part of another one
+    """L021 nested-trigger: a trigger is part of another source's
 
     Why: A prompt with the longer trigger also says the shorter one, so both are called at once, and neither can be
-    had alone. The article's triggers share no word: izumi riho, kkdancer, rihocloth.
+    had alone. The article's triggers share no word: izumi riho, kkdancer, rihocloth. Triggers of one source are called
+    together anyway, and may contain each other.
 
     Before:
         trigger = ["riho"]
@@ -89,11 +90,12 @@ def nested_trigger(material: Material) -> Found:
 
     Remedy: Take words for triggers that do not contain each other.
     """
-    places = {tag: folder.spec.where for folder in material.sources for tag in triggers_of([folder])}
-    for inner, outer in permutations(places, 2):
-        if f" {inner} " in f" {outer} ":
-            text = f'the trigger "{outer}" contains the trigger "{inner}" and calls both; take another word'
-            yield places[outer], text
+    triggers = [(folder.spec.where, sorted(triggers_of([folder]))) for folder in material.sources]
+    for (_, inners), (where, outers) in permutations(triggers, 2):
+        for inner, outer in product(inners, outers):
+            if inner not in outers and f" {inner} " in f" {outer} ":
+                text = f'the trigger "{outer}" contains the trigger "{inner}" and calls both; take another word'
+                yield where, text
 
 
 def common_trigger(material: Material) -> Found:
@@ -110,14 +112,14 @@ def common_trigger(material: Material) -> Found:
 
     Remedy: Invent a word, and look it up in the tagger's selected_tags.csv.
     """
-    known = _ordinary_tags(material.recipe)
+    known = ordinary_tags(material.recipe)
     for folder in material.sources:
         for tag in sorted(triggers_of([folder]) & known):
             text = f'the trigger "{tag}" is an ordinary tag, which the base knows already; invent a word'
             yield folder.spec.where, text
 
 
-def _ordinary_tags(recipe: Recipe) -> set[str]:
+def ordinary_tags(recipe: Recipe) -> set[str]:
     """General tags of the embedded tagger and of the recipe's; names of characters are what a trigger may be."""
     known = set(BINDING)
     for model in {BUILTIN_TAGGER, recipe.tagger.model or BUILTIN_TAGGER}:
@@ -183,16 +185,15 @@ def unsampled_trigger(material: Material) -> Found:
     Remedy: Put a trigger word into at least one prompt, as the source spells it.
     """
     recipe = material.recipe
-    triggers = triggers_of(material.sources)
+    triggers = sorted(triggers_of(material.sources))
     prompts = [[tag.casefold() for tag in split_tags(entry.prompt)] for entry in material.prompts]
-    named = {word for tags in prompts for word in triggers if any(f" {word} " in f" {tag} " for tag in tags)}
+    named = [any(f" {word} " in f" {tag} " for tag in tags for word in triggers) for tags in prompts]
     for number, tags in enumerate(prompts):
-        for tag in tags:
-            meant = get_close_matches(tag, triggers, n=1, cutoff=ALMOST)
-            if meant and not any(f" {word} " in f" {tag} " for word in triggers):
-                text = f'the prompt says "{tag}"; did you mean the trigger "{meant[0]}"?'
+        for tag in () if named[number] else tags:
+            for meant in get_close_matches(tag, triggers, n=1, cutoff=ALMOST):
+                text = f'the prompt says "{tag}"; did you mean the trigger "{meant}"?'
                 yield recipe.where(f"sample.prompts[{number}]"), text
-                named.add(meant[0])
-    if prompts and triggers and not named:
-        text = f'no sample prompt has a trigger word; add "{min(triggers)}" to one'
+                named[number] = True
+    if prompts and triggers and not any(named):
+        text = f'no sample prompt has a trigger word; add "{triggers[0]}" to one'
         yield recipe.where("sample.prompts"), text

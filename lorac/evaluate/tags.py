@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from lorac import words
 from lorac.captions import KAOMOJI, normal, split_tags
-from lorac.evaluate import words
 from lorac.tagger.vocabulary import CHARACTER, RATING, Tag
 
 Bools = npt.NDArray[np.bool_]
