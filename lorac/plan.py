@@ -178,6 +178,8 @@ def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
         rows.insert(1, ("", "pictures are mirrored half of the times"))
     if recipe.validation.split or run.never_trained:
         rows.append(("validation", _validation(recipe, run)))
+    if recipe.sample.prompts:
+        rows.append(("pictures", _drawn_pictures(recipe)))
     return rows
 
 
@@ -190,6 +192,18 @@ def count_of(count: float, noun: str) -> str:
     """`1 epoch`, `2.5 epochs`."""
     number = _number(count) if count else "no"
     return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
+
+
+def _drawn_pictures(recipe: Recipe) -> str:
+    each = recipe.evaluate.count if recipe.judge else 1
+    prompts, strengths = len(recipe.sample.prompts), sum(1 for strength in recipe.sample.strengths if strength)
+    text = f"{each * prompts * (strengths + 1)} drawn: {count_of(prompts, 'prompt')}"
+    text += f", without the LoRA and at {count_of(strengths, 'strength')}"
+    if not recipe.evaluate.count:
+        return text
+    if recipe.judge is None:
+        return f"{text}; no evaluation, as no tagger knows what this base draws: set evaluate.tagger"
+    return f"{text}, {each} of each; evaluated"
 
 
 def _validation(recipe: Recipe, run: Run) -> str:

@@ -359,6 +359,9 @@ CASES = [
         files={"class/9.png": noise(0), "class/9.txt": "1girl"},
     ),
     no("L037", {"validation.path": "dolls"}),
+    yes("L038", "no tagger knows what this base draws", {"evaluate.count": "8", "sample.prompts": '["1girl, riho"]'}),
+    no("L038", {"evaluate.count": "8", "sample.prompts": '["1girl, riho"]', "tagger.model": "builtin:mini"}),
+    no("L038", {"evaluate.count": "8"}),
 ]
 
 

@@ -403,8 +403,9 @@ def test_the_tagger_of_an_evaluation_is_its_own_or_the_recipe_s_or_the_base_s(fo
     assert models({"tagger.model": "theirs"}) == {"theirs"}
     assert models({"tagger.model": "theirs", "evaluate.tagger": "own"}) == {"own"}
     assert models({"train.base": "builtin:mini"}) == {"tagger"}
-    with pytest.raises(InputError, match=r"r.toml:\d+: .*evaluate.tagger"):
-        models({})
+    without = graph(folder, {"evaluate.count": 16})  # of a base that no tagger here knows
+    assert not models({})
+    assert {n.params["count"] for n in without.nodes if n.kind == "draw"} == {1}
 
 
 def test_paths_are_in_no_key(folder: Path, tmp_path: Path, tiny_base: Path) -> None:

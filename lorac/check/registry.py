@@ -43,6 +43,7 @@ _FINDERS: tuple[Finder, ...] = (
     settings.too_weak,
     tags.excluded_scene,
     pictures.mixed_roles,
+    settings.nobody_looks,
 )
 
 RULES = {made.code: made for made in map(rule, _FINDERS)}

@@ -67,6 +67,29 @@ def rank_one(material: Material) -> Found:
         yield material.recipe.where("network.dim"), text
 
 
+def nobody_looks(material: Material) -> Found:
+    """L038 evaluation-without-tagger: an evaluation is wanted, and no tagger can look at the pictures
+
+    Why: The figures are what a tagger sees in drawn pictures. The embedded one knows the drawings of builtin:mini only;
+    for another base the recipe must name one, or there will be no evaluation.json.
+
+    Before:
+        [evaluate]
+        count = 16
+
+    After:
+        [evaluate]
+        count = 16
+        tagger = "wd-v1-4-convnext-tagger-v2"
+
+    Remedy: Set evaluate.tagger to a folder with a WD14 tagger's model.onnx and selected_tags.csv, or count to 0.
+    """
+    recipe = material.recipe
+    if recipe.evaluate.count and recipe.sample.prompts and recipe.judge is None:
+        text = "no tagger knows what this base draws, so there is no evaluation; set evaluate.tagger"
+        yield recipe.where("evaluate.count"), text
+
+
 def too_weak(material: Material) -> Found:
     """L035 too-weak: learning rate, alpha and steps are too small together
 

@@ -52,7 +52,8 @@ def _lower(scope: Scope) -> pages.Parts:
     validate = (
         training.validate(scope, schedule, train, held_out) if held_out or scope.recipe.validation.split else None
     )
-    evaluate = samples.evaluate(scope, sets, drawn, validate) if drawn and scope.recipe.evaluate.count else None
+    judge = scope.recipe.judge
+    evaluate = samples.evaluate(scope, judge, sets, drawn, validate) if drawn and judge else None
     sidecar = samples.sidecar(scope, export, drawn, Input(evaluate, "figures") if evaluate else None)
     report = pages.report(scope, sets, schedule, train, drawn, validate, evaluate)
     name = scope.recipe.name

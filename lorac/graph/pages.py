@@ -41,7 +41,7 @@ def report(
         "sets": [_written(scope, pictures.folder) for pictures in sets],
         "prompts": scope.prompts() if drawn else [],
         "strengths": [0.0, *scope.strengths()],
-        "count": max(1, recipe.evaluate.count),
+        "count": scope.pictures_each(),
     }
     inputs = {
         "losses": Input(train, "losses"),

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import msgspec
 
 from lorac.digest import Value
-from lorac.errors import InputError, Problem
 from lorac.graph.nodes import Input, Node, Take
 from lorac.graph.scope import Pictures, Scope, training_resolution
-from lorac.recipe.fields import BUILTIN_BASE, BUILTIN_TAGGER
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ def draw(scope: Scope, train: Node, weights: Node) -> Drawn:
     sample = scope.recipe.sample
     resolution = training_resolution(scope.recipe, scope.facts)
     params: dict[str, Value] = {
-        "count": max(1, scope.recipe.evaluate.count),
+        "count": scope.pictures_each(),
         **scope.read_by("draw"),
         "width": sample.width or resolution,
         "height": sample.height or resolution,
@@ -60,8 +58,8 @@ def sidecar(scope: Scope, export: Node, drawn: Drawn | None, figures: Input | No
     return scope.add("sidecar", params, inputs)
 
 
-def evaluate(scope: Scope, sets: Sequence[Pictures], drawn: Drawn, validate: Node | None) -> Node:
-    """Raises InputError if there is no tagger that could look at the pictures."""
+def evaluate(scope: Scope, judge: str, sets: Sequence[Pictures], drawn: Drawn, validate: Node | None) -> Node:
+    """`judge`: the tagger that looks at the pictures."""
     recipe = scope.recipe
     sources = [pictures for pictures in sets if not pictures.regularisation]
     params: dict[str, Value] = {
@@ -73,7 +71,7 @@ def evaluate(scope: Scope, sets: Sequence[Pictures], drawn: Drawn, validate: Nod
         ],
         "preferred_weight": recipe.output.preferred_weight,
     }
-    tagger, hints = _judge(scope)
+    tagger, hints = scope.tagger_files(judge, None if recipe.evaluate.tagger else recipe.tagger.sha256)
     inputs = {"tags": tagger["tags"]}
     shown = [("off", recipe.evaluate.count, Input(drawn.off, "sheet", Take.EACH), "off")]
     if drawn.on:
@@ -87,15 +85,3 @@ def evaluate(scope: Scope, sets: Sequence[Pictures], drawn: Drawn, validate: Nod
     if validate:
         inputs |= {"losses": Input(validate, "losses", Take.LAST), "validation": validate.inputs["validation"]}
     return scope.add("evaluate", params, inputs, hints={"tags": hints["tags"]})
-
-
-def _judge(scope: Scope) -> tuple[dict[str, Input], dict[str, Value]]:
-    """The tagger that looks at what was drawn: (inputs, hints)."""
-    recipe = scope.recipe
-    model = recipe.evaluate.tagger or recipe.tagger.model
-    if model is None and recipe.train.base != BUILTIN_BASE:
-        remedy = "set evaluate.tagger to a folder with model.onnx and selected_tags.csv, or evaluate.count to 0"
-        cause = "there is no tagger that knows what this base draws"
-        raise InputError([Problem(recipe.where("evaluate.count"), cause, remedy)])
-    sha256 = None if recipe.evaluate.tagger else recipe.tagger.sha256
-    return scope.tagger_files(model or BUILTIN_TAGGER, sha256)

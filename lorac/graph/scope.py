@@ -91,6 +91,10 @@ class Scope:
         """The recipe's, without 0, which is drawn always."""
         return [strength for strength in self.recipe.sample.strengths if strength]
 
+    def pictures_each(self) -> int:
+        """How many pictures of a prompt are drawn at each strength."""
+        return self.recipe.evaluate.count if self.recipe.judge else 1
+
     def clip_skip(self) -> int:
         return self.recipe.train.clip_skip or self.facts.clip_skip
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from lorac.captions import Rules
+from lorac.recipe.fields import BUILTIN_BASE, BUILTIN_TAGGER
 from lorac.recipe.places import Place
 from lorac.recipe.positions import KeyPath, parse_dotted
 from lorac.recipe.schema import SECTIONS
@@ -100,6 +101,14 @@ class Recipe:
             return None
         where = self.where("validation.path")
         return PictureSet(own.path, 1, own.alpha, where, trigger=own.trigger, held_out=True)
+
+    @property
+    def judge(self) -> str | None:
+        """The tagger that evaluates; None where no evaluation is wanted, or no tagger knows what the base draws."""
+        if not (self.evaluate.count and self.sample.prompts):
+            return None
+        embedded = BUILTIN_TAGGER if self.train.base == BUILTIN_BASE else None
+        return self.evaluate.tagger or self.tagger.model or embedded
 
     def rules(self, pictures: PictureSet) -> Rules:
         """The caption rules of a picture set. Regularisation captions are trained as they are written."""
