@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lorac.evaluate.figures import NAMES, Cell, Figures, HeldOut, Leaked, Measure, Overall, Prompt, Score
-from lorac.kinds.thumbnails import LARGE, SMALL, webp
 from lorac.report.build_page import build_page
 from lorac.report.compare import Column, Shown, compare_page
 from lorac.report.page import Folder, LeftOut, Outline, Picture, Report, Row, Table, page
+from lorac.report.thumbnails import LARGE, SMALL, webp
 from lorac.rng import Stream
 
 STRENGTHS = (0.0, 0.5, 0.7, 1.0)

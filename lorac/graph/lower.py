@@ -54,7 +54,8 @@ def _lower(scope: Scope) -> pages.Parts:
     )
     evaluate = samples.evaluate(scope, sets, drawn, validate) if drawn and scope.recipe.evaluate.count else None
     sidecar = samples.sidecar(scope, export, drawn, Input(evaluate, "figures") if evaluate else None)
-    report = pages.report(scope, sets, schedule, train, drawn, validate, evaluate)
+    about = pages.about(scope, sets, evaluate)
+    report = pages.report(scope, sets, schedule, train, drawn, validate, evaluate, about)
     name = scope.recipe.name
     for file, value in [
         (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
@@ -66,4 +67,4 @@ def _lower(scope: Scope) -> pages.Parts:
     ]:
         scope.graph.outputs.append(Output(name, file, value, scope.recipe.train.save_every_n_epochs or 1))
     on, off = (drawn.on, drawn.off) if drawn else (None, None)
-    return pages.Parts(pages.about(scope, sets), train, on, off, evaluate)
+    return pages.Parts(about, train, on, off, evaluate)
