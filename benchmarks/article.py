@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 
 from safetensors import safe_open
 
-from lorac.evaluate.figures import Figures, Measure, decode
+from lorac.evaluate.figures import Figures, decode
+from lorac.evaluate.intervals import Estimate, combined
 
 PAGE = Path(__file__).with_name("article.md")
 VERDICTS = ("agrees", "agrees in part", "open", "disagrees in part", "disagrees", "not measured")
@@ -66,30 +66,6 @@ another seed would be another LoRA.
 At strength 1, over the prompts that all runs have: {shared}.
 The first column of figures is of the first prompt alone. The first row is the base without a LoRA.
 """
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f}"
-
-
-def combined(terms: Sequence[tuple[float, Measure | Estimate]]) -> Estimate:
-    """Σ cᵢ xᵢ of independent figures, with the interval of Zou and Donner (Statistics in Medicine 27, 2008, 1693).
-
-    Each side is the root of the summed squares of what the terms contribute to it. For a difference of two rates with
-    Wilson's intervals it is Newcombe's method 10 (ibid. 17, 1998, 873).
-    """
-    value = sum(factor * x.value for factor, x in terms)
-    down = sum((factor * (x.value - (x.low if factor > 0 else x.high))) ** 2 for factor, x in terms)
-    up = sum((factor * ((x.high if factor > 0 else x.low) - x.value)) ** 2 for factor, x in terms)
-    return Estimate(value, value - sqrt(down), value + sqrt(up))
 
 
 @dataclass(frozen=True)

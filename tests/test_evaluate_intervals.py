@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lorac.evaluate.figures import Measure
-from lorac.evaluate.intervals import excess, mean, mean_pair, rate, student
+from lorac.evaluate.intervals import combined, excess, mean, mean_pair, rate, student
 
 
 def close(found: Measure | None, value: float, low: float, high: float, n: int) -> None:
@@ -97,3 +97,18 @@ def test_the_interval_of_excess_is_as_wide_as_a_rate_s() -> None:
     assert found is not None and found.value == 0.5
     assert found.low == pytest.approx(0.5 - 1.96 * sqrt(0.25 / 64), abs=0.025)
     assert found.high == pytest.approx(0.5 + 1.96 * sqrt(0.25 / 64), abs=0.025)
+
+
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    """Newcombe (Statistics in Medicine 17, 1998, 873), table II, method 10: 56/70 - 48/80 is 0.2 [0.0524, 0.3339]."""
+    first = Measure(56 / 70, 0.6918, 0.8769, 70)  # Wilson's intervals, as in his companion paper
+    second = Measure(48 / 80, 0.4904, 0.7005, 80)
+    found = combined([(1, first), (-1, second)])
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=5e-4)
+
+
+def test_the_mean_of_two_equal_figures_is_narrower_than_one() -> None:
+    one = Measure(0.5, 0.3, 0.7, 16)
+    found = combined([(0.5, one), (0.5, one)])
+    assert (found.low, found.high) == pytest.approx((0.5 - 0.2 / 2**0.5, 0.5 + 0.2 / 2**0.5))

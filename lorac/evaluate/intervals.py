@@ -6,6 +6,7 @@ Shape suffixes: N pictures, T tags, R resamplings.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import atan, cos, pi, sin, sqrt
 
 import numpy as np
@@ -71,6 +72,30 @@ def _within(t: float, freedom: int) -> float:
         term *= cos(angle) ** 2 * (k - 1) / k
         total += term
     return 2 / pi * (angle + sin(angle) * total) if odd else sin(angle) * total
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval, of what is counted in no single number of observations, such as a difference."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}"
+
+
+def combined(terms: Sequence[tuple[float, Measure | Estimate]]) -> Estimate:
+    """Σ cᵢ xᵢ of independent figures, with the interval of Zou and Donner (Statistics in Medicine 27, 2008, 1693).
+
+    Each side is the root of the summed squares of what the terms contribute to it. For a difference of two rates with
+    Wilson's intervals it is Newcombe's method 10 (ibid. 17, 1998, 873).
+    """
+    value = sum(factor * x.value for factor, x in terms)
+    down = sum((factor * (x.value - (x.low if factor > 0 else x.high))) ** 2 for factor, x in terms)
+    up = sum((factor * ((x.high if factor > 0 else x.low) - x.value)) ** 2 for factor, x in terms)
+    return Estimate(value, value - sqrt(down), value + sqrt(up))
 
 
 def mean_pair(cells: Sequence[npt.NDArray[np.float64]]) -> Measure | None:
