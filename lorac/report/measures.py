@@ -30,8 +30,8 @@ _MEANINGS = {
     "severed": Meaning(
         "severed heads",
         False,
-        "Heads without a body: the share of unbroken pictures in which the tagger sees a person, a face or hair, and no "
-        "sign of a body, which is any tag of clothes, limbs, a pose or a framing, close-up and portrait among them; or "
+        "Heads without a body: the share of unbroken pictures where the tagger sees a person, a face or hair, and no "
+        "sign of a body, which is any tag of clothes, limbs, pose or framing, close-up and portrait among them; or "
         "which it calls a severed head itself.",
     ),
     "likeness": Meaning(
