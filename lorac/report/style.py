@@ -214,6 +214,7 @@ summary { cursor: pointer; font-weight: 600; }
 .mini dt { font-size: .6875rem; line-height: 1.2; color: var(--soft); }
 .mini dd { font-size: .8125rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .versuses { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.25rem 1.75rem; }
+#prompts h3 + .note { margin: -.5rem 0 .75rem; }
 .versus { break-inside: avoid; }
 .versus figcaption { font-size: .8125rem; margin-bottom: .35rem; }
 .versus figcaption .note { display: block; font-size: .75rem; }
