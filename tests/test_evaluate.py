@@ -128,14 +128,103 @@ def test_the_figures_of_all_prompts_together() -> None:
     assert made.trade_off[1].score == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_broken_picture_shows_nothing() -> None:
+def spoilt(shown: Looks, *numbers: int) -> Looks:
+    """The same pictures, some of which are noise or black in truth, whatever the tagger sees in them."""
     noise = np.random.default_rng(1).integers(0, 256, (128, 128, 3)).astype(np.uint8)
     bad = from_bytes(features(Image.fromarray(noise)) + features(Image.new("RGB", (64, 64), "black")))
-    shown = looks(*["1girl, orange hair, mole under eye, swimsuit"] * 4)
-    spoilt = Looks(shown.probabilities, np.concatenate([shown.features[:2], bad]))
-    made = cells.evaluated(replace(EVALUATION, cells=[*EVALUATION.cells[:2], spoilt, *EVALUATION.cells[3:]]))
+    made = shown.features.copy()
+    for number in numbers:
+        made[number] = bad[number % 2]
+    return Looks(shown.probabilities, made)
+
+
+def with_cells(**changed: Looks) -> Evaluation:
+    """`EVALUATION` with other pictures in the cells of these numbers."""
+    return replace(EVALUATION, cells=[changed.get(f"_{i}", cell) for i, cell in enumerate(EVALUATION.cells)])
+
+
+def counted(found: figures.Cell | figures.Overall, name: str) -> tuple[float, int] | None:
+    measure = found.measures[name]
+    return None if measure is None else (measure.value, measure.n)
+
+
+SEEN = ("severed", "leakage", "split_view", "closed_eyes")
+
+
+def test_a_broken_picture_shows_nothing() -> None:
+    """Neither the character nor the prompt, and it is no picture in which a rate could have been seen."""
+    shown = looks(
+        "1girl, orange hair, mole under eye",
+        "1girl, orange hair, mole under eye, swimsuit, white background, closed eyes",
+        *["1girl, orange hair, mole under eye, swimsuit, split view"] * 2,
+    )
+    made = cells.evaluated(with_cells(_2=spoilt(shown, 2, 3)))
     cell = made.cells[2]
-    assert [value(cell, name) for name in ("broken", "likeness", "recall", "severed")] == [0.5, 0.5, 0.25, 0.0]
+    assert [counted(cell, name) for name in ("broken", "likeness", "recall")] == [(0.5, 4), (0.5, 4), (0.125, 4)]
+    # The background and closed eyes, each in one of the two.
+    assert [counted(cell, name) for name in SEEN] == [(0.5, 2), (0.5, 2), (0.0, 2), (0.5, 2)]
+    assert {leak.rate for leak in cell.leaked} == {0.5}
+    # Together with the four pictures of the other prompt: two heads, the background in none, closed eyes asked for.
+    whole = made.overall[2]
+    assert [counted(whole, name) for name in SEEN] == [
+        (3 / 6, 6),
+        (round((1 / 6 + 1 / 2) / 2, 6), 6),
+        (0.0, 6),
+        (0.5, 2),
+    ]
+
+
+def test_leakage_is_over_pairs_of_which_neither_is_broken() -> None:
+    """Of the four pairs the first two count: their pictures show the background with the LoRA, one without."""
+    without = spoilt(looks("1girl, white background", *[PLAIN] * 3), 2)
+    shown = spoilt(looks(*["1girl, white background"] * 3, PLAIN), 3)
+    cell = cells.evaluated(with_cells(_0=without, _2=shown)).cells[2]
+    assert cell.leaked == (figures.Leaked("white background", 1.0, 0.5),)
+    assert counted(cell, "leakage") == (0.25, 2) and counted(cell, "severed") == (1.0, 3)
+
+
+def test_nothing_but_noise_has_no_rates_and_the_score_0() -> None:
+    bad = spoilt(looks(*[PLAIN] * 4), 0, 1, 2, 3)
+    made = cells.evaluated(with_cells(_2=bad, _5=bad))
+    for found in (made.cells[2], made.cells[5], made.overall[2]):
+        assert [found.measures[name] for name in SEEN] == [None] * 4 and found.leaked == ()
+        assert [value(found, name) for name in ("broken", "likeness", "recall")] == [1.0, 0.0, 0.0]
+    assert [score.score > 0 for score in made.trade_off] == [True, False]
+
+
+def test_without_an_identity_no_strength_is_the_best() -> None:
+    """Nothing would be weighed against what a LoRA costs, and the weakest would always win."""
+    style = replace(EVALUATION, sources=[replace(TRAINED, excluded=[])])
+    made = cells.evaluated(style)
+    assert made.identity == () and made.trade_off == () and made.preferred_weight is None
+    assert cells.evaluated(replace(style, preferred=0.8)).preferred_weight == 0.8
+
+
+@pytest.mark.parametrize(
+    ("caption", "severed"),
+    [
+        ("hair over shoulder", True),  # a sign of hair, and no shoulder to speak of
+        ("orange hair, hair over shoulder, shirt", False),
+        ("orange hair, hands in hair", False),
+        ("orange hair, hand on own face", False),
+        ("orange hair, hand over own mouth", False),
+        ("orange hair, sword over shoulder", False),
+        ("hair over one eye", True),
+        ("orange hair, riho (swimsuit)", True),  # a name
+        ("disembodied head, shirt", True),
+    ],
+)
+def test_what_shows_a_body(caption: str, severed: bool) -> None:
+    general = (
+        *("orange_hair", "hair_over_shoulder", "hands_in_hair", "hand_on_own_face", "hand_over_own_mouth", "shirt"),
+        *("sword_over_shoulder", "hair_over_one_eye", "disembodied_head"),
+    )
+    words = Words((*(Tag(name, 0) for name in general), Tag("riho_(swimsuit)", 4)))
+    seen_NT = np.zeros((1, len(words.tags)), np.bool_)
+    columns = words.known(caption.split(", "))
+    assert len(columns) == len(caption.split(", "))
+    seen_NT[0, columns] = True
+    assert words.severed(seen_NT).tolist() == [severed]
 
 
 def test_words_that_call_an_outfit_ask_for_what_the_captions_leave_out() -> None:
@@ -166,7 +255,7 @@ def test_a_tagger_that_sees_nothing_and_single_pictures_are_no_errors() -> None:
         *("likeness", "recall", "leakage", "sameness"),
     ]
     assert value(cell, "severed") == 0.0 and value(cell, "similarity") == pytest.approx(1.0)
-    assert made.identity == () and made.training_tags == {} and made.preferred_weight == 1.0
+    assert made.identity == () and made.training_tags == {} and made.preferred_weight is None
     empty = cells.evaluated(replace(EVALUATION, strengths=[0.0], cells=[looks(PLAIN)] * 2))
     assert empty.trade_off == () and empty.preferred_weight is None
 

@@ -24,6 +24,7 @@ split = 0.4
 [evaluate]
 count = 2
 tagger = "builtin:mini"
+character = ["bob cut"]
 """
 
 
@@ -49,6 +50,7 @@ def test_a_build_writes_figures_and_measures_only_what_changed(folder: Path) -> 
     assert all(cell.measures["broken"] and cell.measures["broken"].n == 2 for cell in made.cells)
     assert made.held_out is not None and made.held_out.count >= 1 and made.held_out.base > 0
     sidecar = json.loads((folder / "build/recipe/recipe.json").read_text("utf-8"))
+    assert made.identity == ("bob cut",) and made.preferred_weight in (0.5, 1.0)
     assert sidecar["preferred weight"] == made.preferred_weight
     assert str(folder) not in path.read_text("utf-8")
 

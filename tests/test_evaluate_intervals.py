@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lorac.evaluate.figures import Measure
-from lorac.evaluate.intervals import combined, excess, mean, mean_pair, rate, student
+from lorac.evaluate.intervals import combined, excess, mean, mean_pair, rate, student, wilson
 
 
 def close(found: Measure | None, value: float, low: float, high: float, n: int) -> None:
@@ -51,6 +51,9 @@ def test_a_mean_of_equal_values_is_not_taken_for_certain() -> None:
     close(mean([0.0] * 10), 0, 0, 0.2775, 10)
     close(mean([0.5]), 0.5, 0.0546, 0.9454, 1)
     assert mean([]) is None and rate(0, 0) is None
+    rounded = [0.3, 0.1 + 0.2, 0.3, 0.3]
+    assert len(set(rounded)) == 2
+    close(mean(rounded), 0.3, *wilson(0.3, 4), 4)
 
 
 def test_the_mean_over_pairs_has_a_jackknife_interval() -> None:

@@ -1,7 +1,7 @@
 """The figures of one recipe, as they stand in evaluation.json and as reports read them.
 
 All values are in [0, 1]. `Measure | None`: None where a figure has no meaning, such as the recall of a prompt in which
-the tagger knows no word.
+the tagger knows no word, or the rate of severed heads in nothing but noise.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """`cells` are prompts-major with strength 0 (without the LoRA) first; `strengths` begin with 0."""
+    """`cells` are prompts-major with strength 0 (without the LoRA) first; `strengths` begin with 0. Without an identity
+    there is no `trade_off`, and no `preferred_weight` but the recipe's own."""
 
     count: int
     threshold: float

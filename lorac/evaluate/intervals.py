@@ -18,6 +18,8 @@ from lorac.rng import seed64
 Z = 1.959963984540054
 """The normal distribution's 97.5 % quantile."""
 RESAMPLINGS = 1000
+ALIKE = 1e-9
+"""Values in [0, 1] that differ by less are equal but for rounding."""
 DIGITS = 6
 """Figures are rounded to so many digits, so that the order of a sum does not show."""
 
@@ -46,7 +48,7 @@ def mean(values: Sequence[float]) -> Measure | None:
     if not n:
         return None
     centre = sum(values) / n
-    if n == 1 or min(values) == max(values):
+    if max(values) - min(values) < ALIKE:
         return _measure(centre, *wilson(min(max(centre, 0.0), 1.0), n), n)
     spread = sqrt(sum((value - centre) ** 2 for value in values) / (n - 1))
     half = student(n - 1) * spread / sqrt(n)

@@ -1,7 +1,9 @@
 """What each measure of `figures.NAMES` is, over the pictures of one cell or of all prompts at one strength.
 
 All but `similarity`, `sameness` and `broken` are only as good as the tagger. In a broken picture nothing counts as
-seen, for taggers see a great deal in noise: such a picture has no likeness, no recall, and no severed head either.
+seen, for taggers see a great deal in noise. So it counts as 0 in likeness and recall: noise is like nobody, and nothing
+of the prompt is in it. Rates of what should not be seen (severed, leakage, split_view, closed_eyes) are over the
+pictures that are not broken, and `n` is their number: a run of nothing but noise has None there, and not 0 %.
 Intervals take pictures for independent of each other, those of different prompts too, which begin with equal noise;
 they say how far other noise would move a figure, and nothing about other prompts, another training seed or the tagger.
 
@@ -36,6 +38,11 @@ class Shots:
     """(N,): similarity to the nearest training picture."""
     alike: Floats
     """(N, N): similarity to one another."""
+
+    @property
+    def shown(self) -> Bools:
+        """What the tagger sees in the pictures that are not broken, (N - broken, T)."""
+        return self.seen[~self.broken]
 
 
 @dataclass(frozen=True)
@@ -75,21 +82,24 @@ def measures(
     """All measures over some prompts, each with what it asks for, its pictures, and those without the LoRA; and what
     leaked. `identity` and `training`: the columns of the character's tags and of the training pictures' tags.
 
-    severed: rate of heads without a body (`tags.Words.severed`). likeness: mean share of the character's tags seen.
-    recall: mean share of a prompt's wanted tags seen. leakage: `intervals.excess` over the training pictures' tags that
-    are neither asked for, nor the character's, nor a number of people. split_view: rate of pictures with "split view"
-    or "multiple views". closed_eyes: its rate where the prompt does not ask for it. similarity: mean of the similarity
-    to the nearest training picture (`features.similarities`). sameness: mean similarity of two pictures of a cell.
-    broken: rate of empty and noisy pictures (`features.broken`).
+    Over all pictures: likeness: mean share of the character's tags seen. recall: mean share of a prompt's wanted tags
+    seen. similarity: mean of the similarity to the nearest training picture (`features.similarities`). sameness: mean
+    similarity of two pictures of a cell. broken: rate of empty and noisy pictures (`features.broken`).
+
+    Over those that are not broken, None where all are: severed: rate of heads without a body (`tags.Words.severed`).
+    split_view: rate of pictures with "split view" or "multiple views". closed_eyes: its rate where the prompt does not
+    ask for it. leakage: `intervals.excess` over the training pictures' tags that are neither asked for, nor the
+    character's, nor a number of people; as it compares a picture with the one from the same noise without the LoRA,
+    it is over the pairs of which neither is broken.
     """
     found: dict[str, Measure | None] = {}
-    all_seen_NT = np.concatenate([shot.seen for _, shot, _ in cells])
-    found["severed"] = _rate(words.severed(all_seen_NT))
-    found["likeness"] = intervals.mean(_shares(all_seen_NT, identity))
+    shown_NT = np.concatenate([shot.shown for _, shot, _ in cells])
+    found["severed"] = _rate(words.severed(shown_NT))
+    found["likeness"] = intervals.mean([s for _, shot, _ in cells for s in _shares(shot.seen, identity)])
     found["recall"] = intervals.mean([s for asked, shot, _ in cells for s in _shares(shot.seen, asked.wanted)])
     found["leakage"], leaked = _leakage(words, cells, set(identity) | words.apart(), training)
     split = words.known(SPLIT)
-    found["split_view"] = _rate(np.asarray(all_seen_NT[:, split].any(axis=1), np.bool_)) if split else None
+    found["split_view"] = _rate(np.asarray(shown_NT[:, split].any(axis=1), np.bool_)) if split else None
     found["closed_eyes"] = _closed(words, cells)
     found["similarity"] = intervals.mean([float(s) for _, shot, _ in cells for s in shot.nearest])
     found["sameness"] = intervals.mean_pair([shot.alike for _, shot, _ in cells])
@@ -108,7 +118,7 @@ def _shares(seen_NT: Bools, columns: Sequence[int]) -> list[float]:
 
 def _closed(words: Words, cells: Sequence[tuple[Asked, Shots, Shots]]) -> Measure | None:
     column = words.known([CLOSED])
-    unasked = [shot.seen[:, column[0]] for asked, shot, _ in cells if column and column[0] not in asked.given]
+    unasked = [shot.shown[:, column[0]] for asked, shot, _ in cells if column and column[0] not in asked.given]
     return _rate(np.concatenate(unasked)) if unasked else None
 
 
@@ -117,14 +127,13 @@ def _leakage(
 ) -> tuple[Measure | None, tuple[Leaked, ...]]:
     """The measure, and every tag that is seen more often with the LoRA than without, the largest excess first."""
     columns = [column for column in training if column not in expected]
-    with_NT = np.concatenate([shot.seen[:, columns] for _, shot, _ in cells])
-    without_NT = np.concatenate([off.seen[:, columns] for _, _, off in cells])
-    counts_NT = np.concatenate(
-        [
-            np.tile(np.array([column not in asked.given for column in columns], np.bool_), (len(shot.seen), 1))
-            for asked, shot, _ in cells
-        ]
-    )
+    parts = []
+    for asked, shot, off in cells:
+        whole_N = ~(shot.broken | off.broken)
+        free_T = np.array([column not in asked.given for column in columns], np.bool_)
+        pairs = (shot.seen[whole_N][:, columns], off.seen[whole_N][:, columns])
+        parts.append((*pairs, np.tile(free_T, (len(pairs[0]), 1))))
+    with_NT, without_NT, counts_NT = (np.concatenate(part) for part in zip(*parts, strict=True))
     leaked = []
     for number, column in enumerate(columns):
         counts_N = counts_NT[:, number]

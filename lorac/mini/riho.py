@@ -74,7 +74,7 @@ def draw_riho(
 
 
 def head_tags(attributes: Attributes) -> list[str]:
-    """The caption of a cut-out head as a WD14 tagger would give it: it has no tag for a head without a body.
+    """The caption of a cut-out head as WD14 taggers mostly give it: their tags for a head without a body are rare.
 
     That gap is what lets a LoRA of heads bind "no body" to its trigger word, the article's severed heads.
     """

@@ -30,7 +30,8 @@ WORLD = 3
 RATINGS = ("general", "sensitive", "questionable", "explicit")
 CHARACTER = "izumi riho"
 UNSEEN = frozenset({"head only", "transparent background"})
-"""Tags that WD14 has not: it knows no head without a body, and it sees no transparency, for white is put behind."""
+"""Tags that this tagger has not. WD14 has tags for a head without a body ("disembodied head", "severed head"), but they
+are too rare in its training pictures to be counted on; and it sees no transparency, for white is put behind."""
 
 CUT_OUT = "transparent background"
 BEHIND: dict[str, tuple[int, int, int]] = {

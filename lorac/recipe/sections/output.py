@@ -62,7 +62,7 @@ class Evaluate(Section, frozen=True):
         Texts | None,
         key(
             "Tags that make the character. Absent: the tags that the rules exclude and that the tagger sees in at "
-            "least half of the training pictures."
+            "least half of the training pictures. If there are none, neither likeness nor a best strength is known."
         ),
     ] = None
 
@@ -89,7 +89,7 @@ class Output(Section, frozen=True):
         Strength | None,
         key(
             "Strength that web UIs insert when the LoRA is picked. Absent: the one with the best trade-off in "
-            "[evaluate], or theirs.",
+            "[evaluate], if tags make a character there, or else theirs.",
             nodes=SIDECAR,
         ),
     ] = None
