@@ -58,11 +58,12 @@ def test_a_collection_is_its_recipes_and_a_comparison(project: Path) -> None:
     output("build", "all.toml", *SMALL)
     together = contents(project / "build")
     assert {name.split("/")[0] for name in together} == {"recipe", "child", "all"}
-    assert {name for name in together if name.startswith("all/")} == {"all/report.html", "all/build.json"}
+    written = {"all/report.html", "all/build.json", "all/build.html"}
+    assert {name for name in together if name.startswith("all/")} == written
     alone = output("build", "recipe.toml", "more/child.toml", "--json", *SMALL)
     assert json.loads(alone.splitlines()[-1])["ran"] == 0
-    files = {name: digest for name, (digest, _) in together.items() if "build.json" not in name}
-    assert {n: d for n, (d, _) in contents(project / "build").items() if "build.json" not in n} == files
+    files = {name: digest for name, (digest, _) in together.items() if "/build." not in name}
+    assert {n: d for n, (d, _) in contents(project / "build").items() if "/build." not in n} == files
     facts = json.loads(Path("build/all/build.json").read_text(encoding="utf-8"))
     assert facts["recipe"] == "all" and [*facts["kinds"]] == ["compare"] and [*facts["outputs"]] == ["report.html"]
 
