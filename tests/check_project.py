@@ -10,6 +10,7 @@ from PIL import Image
 from lorac.mini.riho import HEADS, draw_riho
 from lorac.mini.world import draw
 from lorac.rng import Stream
+from tests.tiny import save_base
 
 RECIPE = """
 [[source]]
@@ -44,6 +45,7 @@ EYES = "1girl, solo, purple eyes, orange hair"
 def make_check_project(folder: Path) -> None:
     """`pictures` wear something else each, `class` is ordinary; `heads` and `bodies` are cut out; `aside` stand left
     and right; `dolls` and `kimonos` are outfits on a mannequin; `clear` are transparent; `small` and `tall` by size."""
+    save_base(folder / "base.safetensors")
     _save(folder / "pictures", [noise(n) for n in range(6)], [f"{EYES}, standing, {worn}" for worn in WORN])
     _save(
         folder / "class",

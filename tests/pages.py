@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lorac.evaluate.figures import NAMES, Cell, Figures, HeldOut, Leaked, Measure, Overall, Prompt, Score
-from lorac.kinds.thumbnails import LARGE, SMALL, webp
 from lorac.report.build_page import build_page
-from lorac.report.compare import Column, Shown, compare_page
+from lorac.report.column import Column, Shown
+from lorac.report.compare import compare_page
 from lorac.report.page import Folder, LeftOut, Outline, Picture, Report, Row, Table, page
+from lorac.report.thumbnails import LARGE, SMALL, webp
 from lorac.rng import Stream
 
 STRENGTHS = (0.0, 0.5, 0.7, 1.0)
@@ -57,8 +58,8 @@ def _measures(number: int, strength: float, n: int, seed: int) -> dict[str, Meas
     return found
 
 
-def figures(seed: int = 1, preferred: float | None = 0.7) -> Figures:
-    """Plausible figures of PROMPTS at STRENGTHS."""
+def figures(seed: int = 1, preferred: float | None = 0.7, prompts: int = len(PROMPTS)) -> Figures:
+    """Plausible figures of the first few PROMPTS at STRENGTHS."""
     leaked = {
         strength: (
             Leaked("white background", min(1.0, 0.2 + 0.7 * strength), 0.2),
@@ -70,18 +71,18 @@ def figures(seed: int = 1, preferred: float | None = 0.7) -> Figures:
         for strength in STRENGTHS
     }
     cells = []
-    for number, (_, wanted) in enumerate(PROMPTS):
+    for number, (_, wanted) in enumerate(PROMPTS[:prompts]):
         for strength in STRENGTHS:
             found = _measures(number, strength, COUNT, seed)
             cells.append(Cell(number, strength, found if wanted else found | {"recall": None}, leaked[strength]))
-    n = COUNT * len(PROMPTS)
+    n = COUNT * prompts
     return Figures(
         count=COUNT,
         threshold=0.35,
         identity=IDENTITY,
         training_tags={"white background": 1.0, "close-up": 0.8, "smile": 0.5},
         strengths=STRENGTHS,
-        prompts=tuple(Prompt(prompt, NEGATIVE, wanted) for prompt, wanted in PROMPTS),
+        prompts=tuple(Prompt(prompt, NEGATIVE, wanted) for prompt, wanted in PROMPTS[:prompts]),
         cells=tuple(cells),
         overall=tuple(Overall(strength, _measures(9, strength, n, seed), leaked[strength]) for strength in STRENGTHS),
         held_out=HeldOut(0.0513, 0.0604, 12),
@@ -261,7 +262,7 @@ RUNS = (
     ("riho_head_a128_lr1e-3", 128, 1e-3, 0.12, 0.4, None),
     ("riho_head_a128_lr5e-5", 128, 5e-5, 0.1, 0.07, 0.5),
     ("riho_head_a1_lr1e-4", 1, 1e-4, 0.1, 0.085, 1.0),
-    ("riho_head_a1_lr1e-3", 1, 1e-3, 0.09, 0.03, 0.7),
+    ("riho_head_a1_lr1e-3", 1, 1e-3, 0.09, 0.03, 0.8),
     ("riho_head_a1_lr5e-5", 1, 5e-5, 0.11, 0.095, 1.0),
     ("riho_head_maruzenscheme", 128, 1e-4, 0.1, 0.055, 0.7),
     ("riho_fullbody", 128, 1e-4, 0.11, 0.04, 0.5),
@@ -272,26 +273,30 @@ RUNS = (
 
 
 def columns() -> list[Column]:
-    """The article's eleven runs; the second one diverged and has no figures."""
+    """The article's eleven runs; the second one diverged, so there is nothing of it."""
     found = []
     for number, (name, alpha, rate, level, end, preferred) in enumerate(RUNS):
         values = losses(2808 + 60 * number, number, level, end)
-        if preferred is None:
-            values[900:] = [math.nan] * len(values[900:])
+        prompts = 2 + number % 2
         shown = []
-        for place, (prompt, _) in enumerate(PROMPTS[: 1 + number % 3]):
+        for place, (prompt, _) in enumerate(PROMPTS[:prompts]):
             pictures = {s: webp(drawn(place, s, number % 5), SMALL) for s in STRENGTHS if s}
             shown.append(Shown(prompt, NEGATIVE, webp(drawn(place, 0.0, 0), SMALL), pictures))
         settings = {
-            "source": "riho_head × 36" if "head" in name else f"{name} × 25",
+            "[[source]]": [
+                {"path": name if "head" not in name else "images/riho_head", "repeats": 36, "trigger": ["izumi riho"]}
+            ],
             "network.alpha": float(alpha),
             "network.dim": 1 if "dim1" in name else 128,
             "train.unet_lr": rate,
             "train.seed": 23,
             "caption.exclude": ["1girl", "solo", *(IDENTITY if number % 2 else ())],
         }
-        own = figures(number, preferred) if preferred else None
-        found.append(Column(name, "as in the article" * (number == 0), settings, shown, values, own))
+        if preferred:
+            own = figures(number, preferred, prompts)
+            found.append(Column(name, "as in the article" * (number == 0), settings, shown, values, own))
+        else:
+            found.append(Column(name, settings=settings))
     return found
 
 

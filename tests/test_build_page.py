@@ -36,6 +36,17 @@ def test_a_build_that_found_everything_says_so() -> None:
     assert document.text_of("dd")[1:] == ["0", "476"]
 
 
+def test_what_is_equal_to_something_made_is_not_said_to_have_been_there() -> None:
+    """400 transparent pictures are one that is made and 399 like it, also in a first build."""
+    told = facts()
+    told["kinds"]["latent"] |= {"runs": 1, "hits": 399}
+    told |= {"runs": 404, "hits": 399}
+    document = Document(build_page(told, READS))
+    (verdict,) = [text for text in document.text_of("p") if " made, of " in text]
+    assert verdict.endswith("; 399 more were there before or are equal to one that was made.")
+    assert "found or equal" in document.text_of("dt") and "peak memory in training, measured" in document.text_of("dt")
+
+
 def test_names_are_inert() -> None:
     hostile = "<b>&'\""
     plain, changed = facts(), facts()

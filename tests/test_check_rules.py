@@ -359,8 +359,8 @@ CASES = [
         files={"class/9.png": noise(0), "class/9.txt": "1girl"},
     ),
     no("L037", {"validation.path": "dolls"}),
-    yes("L038", "no tagger knows what this base draws", {"evaluate.count": "8", "sample.prompts": '["1girl, riho"]'}),
-    no("L038", {"evaluate.count": "8", "sample.prompts": '["1girl, riho"]', "tagger.model": "builtin:mini"}),
+    yes("L038", "no tagger knows what this base draws", {"evaluate.count": "8", "train.base": "base.safetensors"}),
+    no("L038", {"evaluate.count": "8", "train.base": "base.safetensors", "evaluate.tagger": "builtin:mini"}),
     no("L038", {"evaluate.count": "8"}),
 ]
 
@@ -375,7 +375,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "project"
-    shutil.copytree(original, folder)
+    shutil.copytree(original, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "base.safetensors").hardlink_to(original / "base.safetensors")
     monkeypatch.chdir(folder)
     return folder
 

@@ -12,6 +12,7 @@ import pytest
 from lorac.graph.lower import lower
 from lorac.graph.nodes import Graph, Node
 from lorac.recipe.load import load_all
+from lorac.report.differences import flattened
 from tests.running import contents, lorac, refused
 from tests.tiny import make_project
 
@@ -57,11 +58,12 @@ def test_a_collection_is_its_recipes_and_a_comparison(project: Path) -> None:
     output("build", "all.toml", *SMALL)
     together = contents(project / "build")
     assert {name.split("/")[0] for name in together} == {"recipe", "child", "all"}
-    assert {name for name in together if name.startswith("all/")} == {"all/report.html", "all/build.json"}
+    written = {"all/report.html", "all/build.json", "all/build.html"}
+    assert {name for name in together if name.startswith("all/")} == written
     alone = output("build", "recipe.toml", "more/child.toml", "--json", *SMALL)
     assert json.loads(alone.splitlines()[-1])["ran"] == 0
-    files = {name: digest for name, (digest, _) in together.items() if "build.json" not in name}
-    assert {n: d for n, (d, _) in contents(project / "build").items() if "build.json" not in n} == files
+    files = {name: digest for name, (digest, _) in together.items() if "/build." not in name}
+    assert {n: d for n, (d, _) in contents(project / "build").items() if "/build." not in n} == files
     facts = json.loads(Path("build/all/build.json").read_text(encoding="utf-8"))
     assert facts["recipe"] == "all" and [*facts["kinds"]] == ["compare"] and [*facts["outputs"]] == ["report.html"]
 
@@ -134,3 +136,28 @@ def test_why_explains_a_node_of_all_recipes(project: Path) -> None:
     assert output("why", "all.toml:compare", *SMALL).startswith("all: ")
     (message,) = refused("why", "all.toml:captoin")
     assert 'there is no node "captoin"' in message
+
+
+@pytest.mark.parametrize(
+    ("table", "place", "value"),
+    [
+        ('[[source]]\npath = "../pictures"\ntrigger = ["another"]', "sets", "trigger"),
+        ('[[source]]\npath = "../pictures"\nalpha = "black"', "sets", "alpha"),
+        ('[[regularisation]]\npath = "../class"\ncaption = "1boy"', "sets", "caption"),
+        ('[[regularisation]]\ngenerate = { prompt = "1boy", count = 2 }', "sets", "generate"),
+        ("evaluate.threshold = 0.6", "settings", "threshold"),
+    ],
+)
+def test_a_comparison_knows_whatever_recipes_differ_in(project: Path, table: str, place: str, value: str) -> None:
+    both = "evaluate.count = 2\nevaluate.tagger = 'builtin:mini'\nsample.prompts = ['a']\n"
+    for name, more in (("same", ""), ("other", table)):
+        Path(f"more/{name}.toml").write_text(f'extends = "../recipe.toml"\n{both}{more}\n', encoding="utf-8")
+    write('title = "t"', "more/same.toml", "more/other.toml")
+    first, second = (
+        dict(flattened(one["settings"], one["folders"], one["sets"])) for one in about(compared("all.toml")[1])
+    )
+    assert first != second
+    assert {key for key in first if first[key] != second[key]} <= (
+        {"[[source]]", "[[regularisation]]"} if place == "sets" else {f"evaluate.{value}"}
+    )
+    assert value in str(second)

@@ -13,7 +13,8 @@ from lorac.report.dots import dot
 from lorac.report.evaluation import MOST_LEAKED, definitions, evaluation_section
 from lorac.report.markup import image_size, percent
 from lorac.report.measures import MEANINGS, SHOWN
-from lorac.report.samples import sample_section
+from lorac.report.page import Report, page
+from lorac.report.samples import nearest, sample_section
 from tests.pages import PROMPTS, STRENGTHS, figures, rows
 
 DOT = re.compile(r'<svg class="dot.*?</svg>')
@@ -62,10 +63,34 @@ def test_the_panels_show_all_strengths_with_the_preferred_one_marked() -> None:
     assert scores == pytest.approx([one.score for one in made.trade_off])
 
 
-@pytest.mark.parametrize("preferred", [None, 0.8])
-def test_a_preferred_weight_that_was_not_drawn_marks_nothing(preferred: float | None) -> None:
-    html = evaluation_section(figures(preferred=preferred), ())
-    assert "marked" not in html and "chosen" not in html and "preferred</span>" not in html
+def test_without_a_preferred_weight_nothing_is_marked() -> None:
+    html = evaluation_section(figures(preferred=None), ())
+    assert "marked" not in html and "chosen" not in html and "preferred" not in html.partition("<h3>Prompt by")[2]
+
+
+def test_a_preferred_weight_that_was_not_drawn_marks_the_nearest_and_says_so() -> None:
+    html = evaluation_section(figures(preferred=0.8), ())
+    assert "shaded 0.7, the drawn strength nearest to the preferred weight, 0.8" in html
+    assert re.findall(r'<rect class="marked" x="(\S+)%"', html) == ["50"] * (len(NAMES) + 1)
+    assert html.count('0.7<span class="pill">nearest to the preferred 0.8</span>') == len(PROMPTS)
+    header = page(Report("r", "r.toml", figures=figures(preferred=0.8))).decode().partition("<main>")[0]
+    value = figures().overall[2].measures["likeness"]
+    assert value and f"<dt>likeness at 0.7</dt><dd>{percent(value.value)}</dd>" in header
+
+
+@pytest.mark.parametrize(
+    ("preferred", "strengths", "found"),
+    [
+        (0.7, (0.0, 0.5, 0.7), 0.7),
+        (0.75, (0.0, 0.5, 1.0), 0.5),
+        (0.1, (0.0, 0.5), 0.5),
+        (-0.4, (0.0, -0.5, 0.5), -0.5),
+        (0.7, (0.0,), None),
+        (None, (0.5,), None),
+    ],
+)
+def test_the_nearest_strength(preferred: float | None, strengths: tuple[float, ...], found: float | None) -> None:
+    assert nearest(preferred, strengths) == found
 
 
 def test_all_pictures_stand_in_their_cells_in_order() -> None:

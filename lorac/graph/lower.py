@@ -55,7 +55,8 @@ def _lower(scope: Scope) -> pages.Parts:
     judge = scope.recipe.judge
     evaluate = samples.evaluate(scope, judge, sets, drawn, validate) if drawn and judge else None
     sidecar = samples.sidecar(scope, export, drawn, Input(evaluate, "figures") if evaluate else None)
-    report = pages.report(scope, sets, schedule, train, drawn, validate, evaluate)
+    about = pages.about(scope, sets, evaluate)
+    report = pages.report(scope, sets, schedule, train, drawn, validate, evaluate, about)
     name = scope.recipe.name
     for file, value in [
         (f"{name}.safetensors", Input(export, "lora", Take.LAST)),
@@ -67,4 +68,4 @@ def _lower(scope: Scope) -> pages.Parts:
     ]:
         scope.graph.outputs.append(Output(name, file, value, scope.recipe.train.save_every_n_epochs or 1))
     on, off = (drawn.on, drawn.off) if drawn else (None, None)
-    return pages.Parts(pages.about(scope, sets), train, on, off, evaluate)
+    return pages.Parts(about, train, on, off, evaluate)

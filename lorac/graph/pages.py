@@ -26,20 +26,12 @@ def report(
     drawn: Drawn | None,
     validate: Node | None,
     evaluate: Node | None,
+    about: Mapping[str, Value],
 ) -> Node:
-    recipe = scope.recipe
-    measured: dict[str, Any] = msgspec.to_builtins(recipe.evaluate) if evaluate else {}
-    if measured and measured["tagger"]:
-        measured["tagger"] = PurePath(measured["tagger"]).name
-    settings = {**scope.settings(), "sample": msgspec.to_builtins(recipe.sample)}
+    """`about`: what `about` says."""
     params: dict[str, Value] = {
-        "recipe": recipe.file.name,
-        "name": recipe.name,
-        "comment": recipe.output.comment,
-        "folders": [folder_facts(pictures) for pictures in sets],
-        "settings": {**settings, **({"evaluate": measured} if measured else {})},
-        "sets": [_written(scope, pictures.folder) for pictures in sets],
-        "prompts": scope.prompts() if drawn else [],
+        **about,
+        "recipe": scope.recipe.file.name,
         "strengths": [0.0, *scope.strengths()],
         "count": scope.pictures_each(),
     }
@@ -56,9 +48,33 @@ def report(
         inputs[f"caption.{number}"] = Input(pictures.caption, "caption")
         inputs[f"raw.{number}"] = Input(pictures.caption, "raw")
         inputs[f"pixels.{number}"] = Input(pictures.image, "pixels")
-    before = by_kind(scope.graph.of_recipe(recipe.name))
+    before = by_kind(scope.graph.of_recipe(scope.recipe.name))
     params["graph"] = {**before, "report": sorted(kinds_of(inputs.values()))}
     return scope.add("report", params, inputs)
+
+
+def about(scope: Scope, sets: Sequence[Pictures], evaluate: Node | None) -> dict[str, Value]:
+    """What pages say of a recipe, its own report and one that compares it; strengths are those drawn with the LoRA."""
+    return {
+        "name": scope.recipe.name,
+        "comment": scope.recipe.output.comment,
+        "settings": _settings(scope, evaluate),
+        "folders": [folder_facts(pictures) for pictures in sets],
+        "sets": [_written(scope, pictures.folder) for pictures in sets],
+        "prompts": list(scope.prompts()),
+        "strengths": list(scope.strengths()),
+    }
+
+
+def _settings(scope: Scope, evaluate: Node | None) -> dict[str, Value]:
+    """How the LoRA is made, drawn and, where it is, measured; of a path only the name counts."""
+    settings = {**scope.settings(), "sample": msgspec.to_builtins(scope.recipe.sample)}
+    if evaluate:
+        measured: dict[str, Any] = msgspec.to_builtins(scope.recipe.evaluate)
+        settings["evaluate"] = measured
+        if measured["tagger"]:
+            measured["tagger"] = PurePath(measured["tagger"]).name
+    return settings
 
 
 def _written(scope: Scope, folder: PictureSet) -> dict[str, Value]:
@@ -73,18 +89,6 @@ def _written(scope: Scope, folder: PictureSet) -> dict[str, Value]:
     if not folder.regularisation:
         words = {"trigger": list(folder.trigger)}
     return {**place, "repeats": folder.repeats, **words, "alpha": folder.alpha, "alpha_mask": folder.alpha_mask}
-
-
-def about(scope: Scope, sets: Sequence[Pictures]) -> dict[str, Value]:
-    """What a page that compares recipes says of this one; strengths are those that are drawn with the LoRA."""
-    return {
-        "name": scope.recipe.name,
-        "comment": scope.recipe.output.comment,
-        "settings": {**scope.settings(), "sample": msgspec.to_builtins(scope.recipe.sample)},
-        "folders": [folder_facts(pictures) for pictures in sets],
-        "prompts": list(scope.prompts()),
-        "strengths": list(scope.strengths()),
-    }
 
 
 @dataclass(frozen=True)

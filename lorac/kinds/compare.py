@@ -13,10 +13,10 @@ from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
 
 if TYPE_CHECKING:
-    from lorac.report.compare import Column, Shown
+    from lorac.report.column import Column, Shown
 
 NAME = "compare"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.ONE
 POOL = "cpu"
 OUTPUTS = ("html",)
@@ -26,8 +26,8 @@ def run(work: Work) -> Iterable[Made | Failed]:
     """The page. Params and ports:
 
     params.title and, perhaps, params.comment: of the page. params.recipes: for each recipe its `name`, `comment`,
-    `settings` and `folders` as the kind report gets them, `prompts` ([{prompt, negative}]) and `strengths` (those of
-    `draw`: without 0; in its order).
+    `settings`, `folders` and `sets` as the kind report gets them, `prompts` ([{prompt, negative}]) and `strengths`
+    (those of `draw`: without 0; in its order).
     losses.i: the column `train.losses`. first.i: the column `draw.first`, prompts by strengths. off.i: the column
     `draw[off].first`, one for each prompt. figures.i: `evaluate.figures`.
     """
@@ -41,13 +41,14 @@ def run(work: Work) -> Iterable[Made | Failed]:
 def _column(work: Work, number: int, about: Mapping[str, Any]) -> Column:
     from lorac.evaluate.figures import decode
     from lorac.kinds.report import losses
-    from lorac.report.compare import Column, flattened
+    from lorac.report.column import Column
+    from lorac.report.differences import flattened
 
     port = f"figures.{number}"
     return Column(
         name=about["name"],
         comment=about["comment"],
-        settings=dict(flattened(about["settings"], about["folders"])),
+        settings=dict(flattened(about["settings"], about["folders"], about["sets"])),
         prompts=list(_prompts(work, number, about)),
         losses=[loss for part in work.columns.get(f"losses.{number}", ()) for loss in losses(work.read(part))],
         figures=decode(work.read(work.shared[port])) if port in work.shared else None,
@@ -56,8 +57,8 @@ def _column(work: Work, number: int, about: Mapping[str, Any]) -> Column:
 
 def _prompts(work: Work, number: int, about: Mapping[str, Any]) -> Iterator[Shown]:
     """The pictures of each prompt, as far as there are any."""
-    from lorac.kinds.thumbnails import SMALL, webp
-    from lorac.report.compare import Shown
+    from lorac.report.column import Shown
+    from lorac.report.thumbnails import SMALL, webp
     from lorac.sheet import opened
 
     off, firsts = work.columns.get(f"off.{number}", ()), work.columns.get(f"first.{number}", ())

@@ -187,3 +187,11 @@ def read_ppm(data: bytes) -> tuple[int, int, memoryview]:
     _, size, _, _ = data.split(b"\n", 3)
     width, height = map(int, size.split())
     return width, height, memoryview(data)[-width * height * 3 :]
+
+
+def from_ppm(data: bytes) -> Image:
+    """The picture that `run` wrote."""
+    from PIL import Image as images
+
+    width, height, rgb = read_ppm(data)
+    return images.frombytes("RGB", (width, height), bytes(rgb))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
-from lorac.kinds.image import read_ppm
+from lorac.kinds.image import from_ppm
 from lorac.kinds.tag import loaded
 
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ def run(work: Work) -> Iterable[Made | Failed]:
 
 def pictures_of(data: bytes, count: int) -> list[Image]:
     """The pictures of a sheet, or the one of a PPM."""
-    from PIL import Image
-
     from lorac.sheet import parted
 
-    if not data.startswith(b"P6"):
-        return parted(data, count)
-    width, height, rgb = read_ppm(data)
-    return [Image.frombytes("RGB", (width, height), bytes(rgb))]
+    return [from_ppm(data)] if data.startswith(b"P6") else parted(data, count)

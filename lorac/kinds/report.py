@@ -12,23 +12,19 @@ import msgspec
 from lorac.captions import normal
 from lorac.engine.protocol import Failed, Made, Work
 from lorac.graph.nodes import Shape
-from lorac.kinds.image import read_ppm
+from lorac.kinds.image import from_ppm
 from lorac.wildcards import all_tags
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from lorac.evaluate.figures import Figures
     from lorac.report.page import LeftOut, Outline, Picture, Row, Table
     from lorac.train.slices import Slice
 
 NAME = "report"
-VERSION = 3
+VERSION = 4
 SHAPE = Shape.ONE
 POOL = "cpu"
 OUTPUTS = ("html",)
-
-_SET_DEFAULTS = {"repeats": 1, "trigger": [], "caption": "", "alpha_mask": False}
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
@@ -71,9 +67,10 @@ def _recipe(params: Mapping[str, Any]) -> Iterator[Table]:
     """The recipe's tables, and which of their keys have their default."""
     from lorac.recipe.schema import SECTIONS
     from lorac.report.page import Table
+    from lorac.report.recipe import SET_DEFAULTS
 
     for folder, written in zip(params["folders"], params["sets"], strict=True):
-        usual = frozenset(key for key, value in written.items() if _SET_DEFAULTS.get(key, ...) == value)
+        usual = frozenset(key for key, value in written.items() if SET_DEFAULTS.get(key, ...) == value)
         yield Table("[[regularisation]]" if folder["regularisation"] else "[[source]]", written, usual)
     for name, values in params["settings"].items():
         defaults = msgspec.to_builtins(SECTIONS[name]())
@@ -90,8 +87,8 @@ def _figures(work: Work) -> Figures | None:
 
 def _rows(work: Work) -> Iterator[Row]:
     """Of each prompt the pictures without the LoRA, then those at each strength."""
-    from lorac.kinds.thumbnails import LARGE, SMALL, webp
     from lorac.report.page import Row
+    from lorac.report.thumbnails import LARGE, SMALL, webp
     from lorac.sheet import parted
 
     params = work.params
@@ -106,9 +103,9 @@ def _rows(work: Work) -> Iterator[Row]:
 
 def _pictures(work: Work, number: int) -> Iterator[Picture]:
     """The pictures of one folder: all training pictures, whose tags are counted, with thumbnails of those shown."""
-    from lorac.kinds.thumbnails import LARGE, webp
     from lorac.report.page import Picture
     from lorac.report.pictures import MOST_PICTURES, MOST_REGULARISATION
+    from lorac.report.thumbnails import LARGE, webp
 
     folder = work.params["folders"][number]
     most = MOST_REGULARISATION if folder["regularisation"] else MOST_PICTURES
@@ -118,18 +115,11 @@ def _pictures(work: Work, number: int) -> Iterator[Picture]:
     for index, (name, caption) in enumerate(zip(names, captions, strict=True)):
         width, height, thumbnail = 0, 0, b""
         if index < most:
-            image = _image(work.read(pixels[index]))
+            image = from_ppm(work.read(pixels[index]))
             width, height, thumbnail = image.width, image.height, webp(image, LARGE)
         shown, text = texts[name].decode("utf-8", "replace"), texts[caption].decode()
         tags = _tags(work, text)
         yield Picture(folder["name"], shown, text, tags, width, height, thumbnail, folder["regularisation"])
-
-
-def _image(ppm: bytes) -> Image:
-    from PIL import Image as images
-
-    width, height, rgb = read_ppm(ppm)
-    return images.frombytes("RGB", (width, height), bytes(rgb))
 
 
 def _tags(work: Work, text: str) -> tuple[str, ...]:

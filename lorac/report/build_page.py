@@ -23,7 +23,9 @@ def build_page(facts: Mapping[str, Any], reads: Mapping[str, Sequence[str]]) -> 
         '<nav><a href="report.html">Report</a> <a href="build.json">The same as JSON</a></nav>\n</header>\n'
         f"<main>\n{_graph(facts, reads)}{_files(facts['outputs'])}{_versions(facts['versions'])}</main>\n"
         "<footer><p>Written by lorac after each build. Seconds of a kind are those from its first item to its last: "
-        'kinds run side by side. <a href="report.html">Back to the report</a>.</p></footer>\n'
+        "kinds run side by side. Found or equal: there before, or with the same content as an item that was made. "
+        "Memory is measured, not planned. "
+        '<a href="report.html">Back to the report</a>.</p></footer>\n'
     )
     return document(f"Build of {facts['recipe']}", body)
 
@@ -35,19 +37,26 @@ def _verdict(facts: Mapping[str, Any]) -> str:
     if not facts["hits"]:
         return f"{plural(facts['runs'], 'item')} made; nothing was there before."
     found = number(facts["hits"])
-    return f"{plural(facts['runs'], 'item')} made, of {plural(len(made), 'kind')}; {found} were there already."
+    return (
+        f"{plural(facts['runs'], 'item')} made, of {plural(len(made), 'kind')}; {found} more were there before "
+        "or are equal to one that was made."
+    )
 
 
 def _totals(facts: Mapping[str, Any]) -> str:
     training = facts["training"]
-    shown = {"in all": duration(facts["seconds"]), "made": number(facts["runs"]), "found": number(facts["hits"])}
+    shown = {
+        "in all": duration(facts["seconds"]),
+        "made": number(facts["runs"]),
+        "found or equal": number(facts["hits"]),
+    }
     if training.get("steps"):
         shown["steps trained"] = number(training["steps"])
         if "steps_per_second" in training:
             shown["steps a second"] = f"{training['steps_per_second']:.2f}"
         shown["in training"] = duration(training["seconds"])
     if training.get("peak_bytes"):
-        shown["peak memory in training"] = size(training["peak_bytes"])
+        shown["peak memory in training, measured"] = size(training["peak_bytes"])
     pairs = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>\n" for name, value in shown.items())
     return f'<dl class="facts headline wide">{pairs}</dl>'
 
@@ -59,7 +68,7 @@ def _graph(facts: Mapping[str, Any], reads: Mapping[str, Sequence[str]]) -> str:
     longest = max((entry["seconds"] for entry in kinds.values()), default=0.0)
     fewer = reduced(reads)
     rows = "".join(_row(kind, kinds.get(kind), longest, own=kind in reads) for kind in fewer)
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Kind", "Made", "Found", "Seconds"))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Kind", "Made", "Found or equal", "Seconds"))
     return (
         '<section id="graph"><h2>Graph</h2>\n<p class="lead">Outlined in blue is what had to be made.</p>\n'
         f'<div class="graphs">{drawing(fewer, items, ran)}<table class="kinds times"><thead><tr>{heads}</tr>'

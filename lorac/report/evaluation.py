@@ -9,7 +9,7 @@ from lorac.report.content import Row
 from lorac.report.dots import Point, dot, dumbbell, panel
 from lorac.report.markup import image, number, percent, plural, text
 from lorac.report.measures import MEANINGS, SHOWN, TRADE_OFF
-from lorac.report.samples import column_name, negative_note, shown_prompt, spoken_strength
+from lorac.report.samples import column_name, nearest, negative_note, preferred_mark, shown_prompt, spoken_strength
 
 MOST_LEAKED = 12
 """Tags in the table of what leaked."""
@@ -51,7 +51,8 @@ def definitions() -> str:
 def _by_strength(figures: Figures) -> str:
     """A panel for each measure, and one for the trade-off between them."""
     preferred = figures.preferred_weight
-    marked = figures.strengths.index(preferred) if preferred in figures.strengths else None
+    shaded = nearest(preferred, figures.strengths)
+    marked = None if shaded is None else figures.strengths.index(shaded)
     names = [column_name(strength) for strength in figures.strengths]
     panels = [
         panel(
@@ -67,7 +68,10 @@ def _by_strength(figures: Figures) -> str:
         scores = {score.strength: score.score for score in figures.trade_off}
         points = [Point(name, scores.get(at)) for name, at in zip(names, figures.strengths, strict=True)]
         panels.append(panel(TRADE_OFF.label, TRADE_OFF.direction, points, "whole", marked))
-    chosen = f", shaded the preferred weight, {column_name(preferred)}" if marked is not None and preferred else ""
+    chosen = ""
+    if preferred is not None and shaded is not None:
+        which = "" if shaded == preferred else f"{column_name(shaded)}, the drawn strength nearest to "
+        chosen = f", shaded {which}the preferred weight, {column_name(preferred)}"
     return (
         f'<h3>By strength <span class="note">all prompts together{chosen}</span></h3>\n'
         f'<div class="panels">\n{"".join(panels)}</div>\n'
@@ -146,14 +150,13 @@ def _table(figures: Figures, rows: Sequence[Row]) -> str:
 
 
 def _cell(figures: Figures, cell: Cell, pictures: Sequence[bytes], without: Cell | None) -> str:
-    chosen = cell.strength != 0 and cell.strength == figures.preferred_weight
-    mark = '<span class="pill">preferred</span>' if chosen else ""
+    mark = preferred_mark(cell.strength, figures.preferred_weight, figures.strengths)
     name = "off" if cell.strength == 0 else f"<span>strength </span>{column_name(cell.strength)}"
     shots = "".join(image(picture, "") for picture in pictures)
     what = f"{number(len(pictures))} pictures, {spoken_strength(cell.strength)}"
     figure_rows = "".join(_measures(cell, without))
     return (
-        f'<div class="cell{" chosen" if chosen else ""}"><h5>{name}{mark}</h5>'
+        f'<div class="cell{" chosen" if mark else ""}"><h5>{name}{mark}</h5>'
         f'<div class="shots" role="img" aria-label="{text(what)}">{shots}</div>'
         f'<div class="beside"><table class="measures"><tbody>{figure_rows}</tbody></table>{_beside(cell)}</div></div>\n'
     )

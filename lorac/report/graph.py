@@ -187,7 +187,7 @@ def graph_section(outline: Outline | None) -> str:
     return (
         '<section id="graph"><h2>Graph</h2>\n<p class="lead">How the recipe was compiled: what each part of the build '
         "reads. Where nothing has changed, nothing is made again. "
-        '<a href="build.html">What the last build did, and how long it took</a>.</p>\n'
+        'Measured memory and times: <a href="build.html">build.html</a>.</p>\n'
         f'<div class="graphs">{drawing(reads, outline.items)}<table class="kinds"><thead><tr><th scope="col">Kind</th>'
         f'<th scope="col">Items</th><th scope="col">What it makes</th></tr></thead>\n<tbody>{rows}</tbody></table>'
         "</div></section>\n"

@@ -30,24 +30,34 @@ _MEANINGS = {
     "severed": Meaning(
         "severed heads",
         False,
-        "The share of pictures with a face or hair, and neither clothes nor limbs: a head without a body.",
+        "Heads without a body: the share of unbroken pictures where the tagger sees a person, a face or hair, and no "
+        "sign of a body, which is any tag of clothes, limbs, pose or framing, close-up and portrait among them; or "
+        "which it calls a severed head itself.",
     ),
     "likeness": Meaning(
-        "likeness", True, "How many of the tags that make the character the tagger sees in a picture, on average."
+        "likeness",
+        True,
+        "How many of the tags that make the character the tagger sees in a picture, on average; in a broken one, none.",
     ),
     "recall": Meaning(
         "prompt followed",
         True,
         "How many of the prompt's other tags, such as clothes and places, the tagger sees in a picture, on average: "
-        "low means that the LoRA no longer lets them be changed.",
+        "low means that the LoRA no longer lets them be changed. In a broken picture it sees none.",
     ),
     "leakage": Meaning(
         "leakage",
         False,
-        "How much more often than without the LoRA the tags of the training pictures appear unasked, on average.",
+        "How much more often than without the LoRA the tags of the training pictures appear unasked in unbroken "
+        "pictures, on average over tags. A tag that appears less often counts as 0, not less, so chance alone makes "
+        "the figure a little larger than 0.",
     ),
-    "split_view": Meaning("split views", False, "The share of pictures in which she stands more than once."),
-    "closed_eyes": Meaning("closed eyes", False, "The share of pictures with closed eyes that nobody asked for."),
+    "split_view": Meaning(
+        "split views", False, "The share of unbroken pictures that the tagger calls a split view or multiple views."
+    ),
+    "closed_eyes": Meaning(
+        "closed eyes", False, "The share of unbroken pictures with closed eyes, of prompts that do not ask for them."
+    ),
     "similarity": Meaning(
         "memorised",
         False,
@@ -64,7 +74,8 @@ TRADE_OFF = Meaning(
     "trade-off",
     True,
     "The geometric mean of likeness, of prompt followed, and of what severed heads, leakage and broken pictures leave "
-    "of 100&nbsp;%. The strength with the highest one becomes the preferred weight, unless the recipe names another.",
+    "of 100&nbsp;%. The strength with the highest one becomes the preferred weight, unless the recipe names another. "
+    "Where no tags make the character there is none.",
 )
 SHOWN = tuple(sorted(NAMES, key=lambda name: not MEANINGS[name].good))
 """What should be high first, then what should be low."""

@@ -43,9 +43,8 @@ def loss_section(losses: Sequence[tuple[str, Sequence[float]]]) -> str:
 
 
 def _curve(values: Sequence[float]) -> list[Point]:
-    """The smoothed curve up to the first loss that is no number: behind it there is nothing to be seen."""
-    end = next((step for step, value in enumerate(values) if not math.isfinite(value)), len(values))
-    points = [(float(step), value) for step, value in enumerate(values[:end], 1)]
+    """The smoothed curve, without single losses that are no numbers."""
+    points = [(float(step), value) for step, value in enumerate(values, 1) if math.isfinite(value)]
     return thinned(smoothed(points, max(1.0, len(points) * _SMOOTHING)), min(_POINTS, len(points))) if points else []
 
 
@@ -75,8 +74,5 @@ def _panel(place: int, name: str, values: Sequence[float], drawn: Sequence[int],
 
 
 def _said(values: Sequence[float]) -> str:
-    """The mean of the last tenth, or where it stopped being a number."""
-    lost = next((step for step, value in enumerate(values, 1) if not math.isfinite(value)), None)
-    if lost is not None:
-        return f"no number from step {number(lost)} on"
+    """The mean of the last tenth."""
     return f"{mean(values[-max(1, len(values) // 10) :]):.4f} in the end"

@@ -11,7 +11,7 @@ from lorac.report.markup import document, number, percent, text
 from lorac.report.measures import MEANINGS
 from lorac.report.pictures import picture_section
 from lorac.report.recipe import recipe_section, without_folder
-from lorac.report.samples import column_name, sample_section
+from lorac.report.samples import column_name, nearest, sample_section
 from lorac.report.training import training_section
 
 __all__ = ["Folder", "LeftOut", "Outline", "Picture", "Report", "Row", "Table", "page"]
@@ -41,7 +41,7 @@ def page(report: Report) -> bytes:
         f"{_header(report, links)}<main>\n{''.join(sections.values())}</main>\n"
         "<footer><p>Made by lorac from the recipe alone. No times and no paths are on this page: "
         "the same build gives the same page, byte for byte. "
-        'What the last build did is on <a href="build.html">a page of its own</a>.</p></footer>\n',
+        'Measured memory and times: <a href="build.html">build.html</a>.</p></footer>\n',
     )
 
 
@@ -57,13 +57,15 @@ def _header(report: Report, links: str) -> str:
 
 
 def _headline(report: Report) -> dict[str, str]:
-    """What the evaluation says at the preferred weight."""
+    """What the evaluation says at the preferred weight, or at the drawn strength that is nearest to it."""
     figures = report.figures
     if figures is None or figures.preferred_weight is None:
         return {}
-    whole = next((one for one in figures.overall if one.strength == figures.preferred_weight), None)
+    at = nearest(figures.preferred_weight, figures.strengths)
+    whole = next((one for one in figures.overall if one.strength == at), None)
     measures = {name: whole.measures.get(name) for name in _HEADLINE} if whole else {}
-    shown = {MEANINGS[name].label: percent(measure.value) for name, measure in measures.items() if measure}
+    where = "" if at is None or at == figures.preferred_weight else f" at {column_name(at)}"
+    shown = {MEANINGS[name].label + where: percent(measure.value) for name, measure in measures.items() if measure}
     return {"preferred weight": column_name(figures.preferred_weight), **shown}
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from lorac.report.content import Table
 from lorac.report.markup import text
 
+SET_DEFAULTS = {"repeats": 1, "trigger": [], "caption": "", "alpha": None, "alpha_mask": False}
+"""Of a picture set's keys."""
 _WIDE = 36
 """Characters of a list that still stands on one line."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")

@@ -20,6 +20,22 @@ def spoken_strength(strength: float) -> str:
     return "LoRA off" if strength == 0 else f"strength {column_name(strength)}"
 
 
+def nearest(preferred: float | None, strengths: Sequence[float]) -> float | None:
+    """The drawn strength that is the preferred weight or comes closest, of two the weaker; None if there is none."""
+    drawn = [strength for strength in strengths if strength]
+    if preferred is None or not drawn:
+        return None
+    return min(drawn, key=lambda strength: (abs(strength - preferred), abs(strength)))
+
+
+def preferred_mark(strength: float, preferred: float | None, strengths: Sequence[float]) -> str:
+    """What stands beside the strength that shows the preferred weight."""
+    if not strength or preferred is None or strength != nearest(preferred, strengths):
+        return ""
+    said = "preferred" if strength == preferred else f"nearest to the preferred {column_name(preferred)}"
+    return f'<span class="pill">{said}</span>'
+
+
 def sample_section(rows: Sequence[Row], strengths: Sequence[float], preferred: float | None = None) -> str:
     """The section, or nothing without rows. Raises ValueError where a row has more or fewer pictures than strengths."""
     if not rows:
@@ -29,7 +45,10 @@ def sample_section(rows: Sequence[Row], strengths: Sequence[float], preferred: f
     negatives = {row.negative for row in rows}
     shared = rows[0].negative if len(negatives) == 1 else ""
     width = max(image_size(first)[0] for row in rows for first in row.firsts) * _ENLARGED * len(strengths)
-    heads = "".join(f'<th scope="col">{_head(strength, preferred)}</th>' for strength in strengths)
+    heads = "".join(
+        f'<th scope="col">{column_name(strength)}{preferred_mark(strength, preferred, strengths)}</th>'
+        for strength in strengths
+    )
     bodies = "".join(_row(row, strengths, row.negative if len(negatives) > 1 else "") for row in rows)
     return (
         '<section id="samples"><h2>Samples</h2>\n'
@@ -38,11 +57,6 @@ def sample_section(rows: Sequence[Row], strengths: Sequence[float], preferred: f
         f'<div class="scroll"><table class="samples" style="--columns:{len(strengths)};max-width:{width}px">\n'
         f"<thead><tr>{heads}</tr></thead>\n{bodies}</table></div></section>\n"
     )
-
-
-def _head(strength: float, preferred: float | None) -> str:
-    mark = '<span class="pill">preferred</span>' if strength and strength == preferred else ""
-    return f"{column_name(strength)}{mark}"
 
 
 def _row(row: Row, strengths: Sequence[float], negative: str) -> str:

@@ -207,13 +207,17 @@ summary { cursor: pointer; font-weight: 600; }
 .lane th { width: 46%; padding: .2rem .5rem .2rem 0; line-height: 1.2; }
 .lane td { padding: .2rem .5rem; }
 .lane td:last-child { width: 2.75rem; padding: .2rem 0; text-align: right; white-space: nowrap; }
-.lane td i { display: block; font-style: normal; color: var(--soft); }
 .lane .dot { height: .95rem; }
-.ring circle { fill: var(--page); stroke: var(--dot); stroke-width: 1.5; }
-.ring .whisker { stroke-width: 1; }
+.equal { margin: -.5rem 0 1rem; padding-left: 1.25rem; font-size: .875rem; }
+.overview td i { display: block; font-style: normal; font-size: .75rem; color: var(--soft); }
+.mini { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .35rem .75rem; margin-top: .5rem; }
+.mini dt { font-size: .6875rem; line-height: 1.2; color: var(--soft); }
+.mini dd { font-size: .8125rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .versuses { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.25rem 1.75rem; }
+#prompts h3 + .note { margin: -.5rem 0 .75rem; }
 .versus { break-inside: avoid; }
 .versus figcaption { font-size: .8125rem; margin-bottom: .35rem; }
+.versus figcaption .note { display: block; font-size: .75rem; }
 .trio { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 4px; }
 .trio img { border-radius: 4px; outline: 1px solid var(--edge); outline-offset: -1px; }
 .trio span { display: block; text-align: center; font-size: .75rem; color: var(--soft); border-radius: 99px; }
