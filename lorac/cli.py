@@ -206,9 +206,9 @@ def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, sto
     from lorac.plan import lines, run_of, total_lines
 
     loaded, graph = read(recipes, sets, base)
+    runs = {recipe.name: run_of(recipe) for recipe in loaded.recipes}  # first: it names a folder by the recipe's line
     with opened(store, to_look=True) as blobs:
         casts = forecast(graph, KINDS, SCANNERS, blobs)
-    runs = {recipe.name: run_of(recipe) for recipe in loaded.recipes}
     for recipe in loaded.recipes:
         own = lines(recipe, runs[recipe.name])
         click.echo("\n".join([recipe.name, *own, *summary(graph, recipe.name, casts)]))

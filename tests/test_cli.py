@@ -179,7 +179,7 @@ def test_events_tell_the_story_in_order(built_copy: Path) -> None:
 
     started = {event["node"]: place for place, event in enumerate(found) if event["event"] == "NodeStarted"}
     finished = {event["node"]: place for place, event in enumerate(found) if event["event"] == "NodeFinished"}
-    assert started.keys() == {"recipe:export", "recipe:report"}, "a comment touches nothing else"
+    assert started.keys() == {f"recipe:{kind}" for kind in ("export", "sidecar", "report")}, "of a comment"
     assert all(place < finished[node] for node, place in started.items())
     progress = [place for place, event in enumerate(found) if event["event"] == "NodeProgress"]
     assert all(started[found[place]["node"]] < place < finished[found[place]["node"]] for place in progress)
@@ -268,10 +268,10 @@ def test_two_recipes_share_what_is_equal(built_copy: Path) -> None:
     text = (built_copy / "recipe.toml").read_text("utf-8")
     (built_copy / "second.toml").write_text(f'{text}\n[output]\ncomment = "second"\n', "utf-8")
     listing = output("build", "-n", "recipe.toml", "second.toml").splitlines()
-    assert listing[listing.index("second") + 1 :][-2] == "  and 15 nodes that are listed above"
+    assert listing[listing.index("second") + 1 :][-2] == "  and 16 nodes that are listed above"
     done = lorac("build", "recipe.toml", "second.toml")
     assert done.exit_code == 0, done.output
-    assert re.search(r"^3 made, 28 found", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^4 made, 30 found", done.stderr, re.MULTILINE), done.stderr
     assert Path("build/second/second-000001.safetensors").exists()
     first, second = (json.loads(Path(f"build/{name}/build.json").read_text("utf-8")) for name in ("recipe", "second"))
     assert first["runs"] == 0

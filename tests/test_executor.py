@@ -146,8 +146,10 @@ def test_nodes_that_differ_in_anything_are_two(other: Node) -> None:
     graph = Graph()
     first = graph.add(Node("r:x", "each", {"a": 1}))
     assert graph.add(Node("s:x", "each", {"a": 1})) is first
-    assert graph.add(other) is other
-    inputs = [Input(first, "a"), Input(other, "a"), Input(first, "b"), Input(first, "a", Take.LAST)]
+    second = graph.add(other)
+    assert second is not first
+    assert graph.names == {first: ["r:x", "s:x"], second: ["r:x-2"]}  # a name is one node's
+    inputs = [Input(first, "a"), Input(second, "a"), Input(first, "b"), Input(first, "a", Take.LAST)]
     for port in ("p", "q"):
         for source_ in inputs:
             graph.add(Node("r:y", "one", {}, {port: source_}))

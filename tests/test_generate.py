@@ -219,7 +219,8 @@ def test_what_looks_without_building_knows_them(site: Site) -> None:
         "transparent/3 pictures  1girl",
     ]
     check = lorac("check", path)
-    assert "generated" not in check.output and "transparent" not in check.output
+    assert "L029 none of 3 pictures of transparent are shown" in check.output
+    assert "L013" not in check.output and "L008" not in check.output  # nobody opened what is no file
     graph = lorac("graph", path).output
     assert "generate[generated]" in graph and "generate[transparent]" in graph
     assert "  generate[generated]" in lorac("build", "-n", path).output

@@ -147,7 +147,7 @@ def ran(*arguments: str) -> dict[str, int]:
 def test_changing_them_trains_nothing_again(project: Path) -> None:
     assert ran()["train"] == 1
     more = ran(*HELD_OUT, "--set", "validation.trigger=['izumi riho']")
-    assert set(more) == {"image", "caption", "tokens", "latent", "schedule", "validate", "export", "report"}
+    assert set(more) == {"image", "caption", "tokens", "latent", "schedule", "validate", "export", "sidecar", "report"}
     page = (project / "build/recipe/report.html").read_text(encoding="utf-8")
     assert "Loss of held-out pictures" in page
     draw_pictures(project / "kept back", 3, seed=7)
