@@ -59,7 +59,7 @@ lorac; `lorac/evaluate/` defines the measures. A claim is about a difference: **
 **no** if below, **open** if 0 is in it. The intervals are about these pictures, which they take as independent although
 two runs draw them from the same noise; one run was trained of each, and another seed would be another LoRA.
 
-**Of the twelve findings: {summary}.**
+**The twelve findings: {summary}.**
 
 ## The eleven runs
 
@@ -246,7 +246,7 @@ def page(runs: Runs, steps: Mapping[str, int]) -> str:
     """The whole Markdown page; `steps` are those that each run trained."""
     found = findings(runs)
     counts = Counter(finding.verdict for finding in found)
-    summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    summary = ", ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
     pictures = next(iter(runs.figures.values())).count
     shared = ", ".join(f"`{prompt}`" for prompt in SHARED)
     lines = [*_INTRODUCTION.format(pictures=pictures, summary=summary, shared=shared).split("\n")]
