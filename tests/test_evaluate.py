@@ -289,6 +289,7 @@ def test_figures_are_read_back_as_they_were_written() -> None:
 def test_of_equal_scores_the_weaker_strength_is_taken() -> None:
     scores = [figures.Score(1.0, 0.5), figures.Score(0.7, 0.6), figures.Score(0.5, 0.6), figures.Score(-0.5, 0.1)]
     assert trade_off.best(scores) == 0.5 and trade_off.best([]) is None
+    assert trade_off.best([figures.Score(each.strength, 0.0) for each in scores]) is None  # she is nowhere
 
 
 def test_what_has_no_meaning_is_no_part_of_the_score() -> None:

@@ -168,7 +168,7 @@ def test_plan_and_captions_show_them(project: Path) -> None:
     listed = lorac("captions", "recipe.toml", *HELD_OUT, "--set", "validation.trigger=['held']").stdout
     assert listed.count("kept back/") == 2 and listed.count("  held, colour") == 2
     (project / "kept back/絵 00.txt").unlink()
-    unusable = lorac("plan", "recipe.toml", *HELD_OUT).stdout
+    unusable = lorac("plan", "recipe.toml", *HELD_OUT, "--set", "validation.trigger=[]").stdout
     assert "unusable        1 picture without a caption, and no trigger words instead" in unusable
 
 
@@ -220,3 +220,14 @@ def test_where_they_lie_is_in_no_key(project: Path) -> None:
     (export,) = (node for node in graph.nodes if node.kind == "export")
     sections: Any = export.params["sections"]
     assert sections["validation"]["path"] == "kept back"
+
+
+def test_without_triggers_of_their_own_they_have_those_of_the_sources(project: Path) -> None:
+    def trigger(*sets: str) -> tuple[str, ...]:
+        (recipe,) = load([project / "recipe.toml"], [f"validation.path='{project / 'kept back'}'", *sets])
+        assert recipe.held_out is not None
+        return recipe.held_out.trigger
+
+    (recipe,) = load([project / "recipe.toml"])
+    assert trigger() == recipe.sources[0].trigger != ()
+    assert trigger("validation.trigger=[]") == ()

@@ -36,5 +36,10 @@ def scores(overalls: Sequence[Overall]) -> tuple[Score, ...]:
 
 
 def best(found: Sequence[Score]) -> float | None:
-    """The strength with the best score; of equal ones the weakest, which changes least. None without scores."""
-    return min(found, key=lambda one: (-one.score, abs(one.strength), -one.strength)).strength if found else None
+    """The strength with the best score; of equal ones the weakest, which changes least.
+
+    None without scores, and where all are 0: then no strength gives the character.
+    """
+    if not any(one.score for one in found):
+        return None
+    return min(found, key=lambda one: (-one.score, abs(one.strength), -one.strength)).strength

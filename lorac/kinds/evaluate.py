@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lorac.evaluate.figures import HeldOut
 
 NAME = "evaluate"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.ONE
 POOL = "cpu"
 OUTPUTS = ("figures",)

@@ -99,8 +99,9 @@ class Recipe:
         own = self.validation
         if own.path is None:
             return None
-        where = self.where("validation.path")
-        return PictureSet(own.path, 1, own.alpha, where, trigger=own.trigger, held_out=True)
+        shared = {source.trigger for source in self.sources}
+        trigger = own.trigger if own.trigger is not None else next(iter(shared)) if len(shared) == 1 else ()
+        return PictureSet(own.path, 1, own.alpha, self.where("validation.path"), trigger=trigger, held_out=True)
 
     @property
     def judge(self) -> str | None:

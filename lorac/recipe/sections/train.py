@@ -246,5 +246,11 @@ class Validation(Section, frozen=True):
         Text | None,
         key("Folder or glob of further pictures that are never trained, relative to the recipe."),
     ] = None
-    trigger: Annotated[Texts, key("Words that come first in their captions; the rules of [caption] hold too.")] = ()
+    trigger: Annotated[
+        Texts | None,
+        key(
+            "Words that come first in their captions; the rules of [caption] hold too. "
+            "Absent: those of the sources, if all have the same."
+        ),
+    ] = None
     alpha: Annotated[Behind | None, ALPHA] = None
