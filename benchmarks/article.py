@@ -68,6 +68,22 @@ The first column of figures is of the first prompt alone. The first row is the b
 """
 
 
+_REMARKS = """\
+## What the figures do not say
+
+Written by hand, after a look at the pictures of the builds that shipped.
+
+- With transparent regularisation `1girl` comes to mean an empty page, more so here than for the article's base: the two
+  full-body runs draw nothing but white for the bare trigger at strength 1. Such pictures count as broken, they are all
+  alike, which drives up sameness on the side that finding 9 expects to be low, and they have no eyes to close
+  (finding 12). At 0.7 every second or third picture of the several-outfits run without that negative prompt has closed
+  eyes, against one in five without the LoRA: too few to tell.
+- Nothing gave a split view, although ten of nineteen mannequins stand well to the left or the right (finding 3).
+- Her own outfit words (`rihocloth`) bring little at this size; `school uniform` and `ocean` swap as the article says.
+- "Unstable" of dim 1 (finding 8) is not broken pictures here: they are whole, and of somebody else.
+"""
+
+
 @dataclass(frozen=True)
 class Claim:
     """That `more` is larger than `less`; None for what has no figure: a run that was not built, or gave only noise."""
@@ -255,7 +271,7 @@ def page(runs: Runs, steps: Mapping[str, int]) -> str:
         lines += [f"**{finding.number}. {finding.seen}** {finding.verdict.capitalize()}.", ""]
         lines += [f"- {claim}" for claim in finding.claims] or [f"- {finding.why_not}"]
         lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, *_REMARKS.split("\n")]).rstrip() + "\n"
 
 
 def _table(runs: Runs, steps: Mapping[str, int]) -> list[str]:
