@@ -74,11 +74,12 @@ _REMARKS = """\
 Written by hand, after a look at the pictures of the builds that shipped.
 
 - With transparent regularisation `1girl` comes to mean an empty page, more so here than for the article's base: the two
-  full-body runs draw nothing but white for the bare trigger at strength 1. Such pictures count as broken, they are all
-  alike, which drives up sameness on the side that finding 9 expects to be low, and they have no eyes to close
-  (finding 12). At 0.7 every second or third picture of the several-outfits run without that negative prompt has closed
-  eyes, against one in five without the LoRA: too few to tell.
-- Nothing gave a split view, although ten of nineteen mannequins stand well to the left or the right (finding 3).
+  full-body runs draw hardly anything but white for the bare trigger at strength 1. Such pictures count as broken; they
+  are all alike, which drives up sameness on the side that finding 9 expects to be low, and they have no eyes to close
+  (finding 12). At strength 0.7 the run with several outfits closes the eyes in 38 % of the pictures of the bare trigger
+  (19 % without the LoRA), and with `closed eyes` as negative prompt in 21 % (0 %): in the article's sense, but 16
+  pictures are too few to tell.
+- Nothing gave a split view, although fifteen of nineteen mannequins stand left or right of the middle (finding 3).
 - Her own outfit words (`rihocloth`) bring little at this size; `school uniform` and `ocean` swap as the article says.
 - "Unstable" of dim 1 (finding 8) is not broken pictures here: they are whole, and of somebody else.
 """
