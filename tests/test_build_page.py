@@ -19,6 +19,7 @@ from tests.test_report import Document
 def test_it_says_what_was_made_and_how_long_it_took() -> None:
     document = Document(build_page(facts(), READS))
     numbers = document.text_of("dd")
+    assert document.text_of("dt")[0] == "the whole build, all its recipes", "a collection's recipes share the seconds"
     assert numbers == ["24 min 20 s", "476", "0", "2,808", "2.26", "20 min 43 s", "1.2 GiB"]
     rows = document.text_of("span")
     assert "20 min 43 s" in rows and "3 min 07 s" in rows

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from lorac.evaluate.figures import NAMES, Cell, Measure, Overall, Prompt, encode
+from lorac.evaluate.figures import NAMES, Cell, HeldOut, Measure, Overall, Prompt, encode
 from lorac.kinds import compare
 from lorac.report.column import Column, Shown, ground
 from lorac.report.compare import compare_page
@@ -131,6 +131,25 @@ def test_one_strength_is_compared(own: tuple[float, ...], other: tuple[float, ..
     assert values == pytest.approx([0.1 + each / 100 for each in at])
     html = compare_page("t", "", [one, two]).decode()
     assert ("each at its own largest strength" in html) == (strength is None)
+    heads = re.findall('<th scope="col">([^<]+)', section(html, "recipes"))
+    assert ("Likeness" if strength is None else f"Likeness at strength {strength}") in heads
+    own_strengths = [f"figures at {max(own)}", f"figures at {max(other)}"] if strength is None else []
+    assert re.findall("figures at [0-9.]+", section(html, "recipes")) == own_strengths
+
+
+def test_the_held_out_loss_stands_in_the_overview_if_any_recipe_has_one() -> None:
+    one, two = (measured(name, [("1", "")], (0.0, 1.0)) for name in ("one", "two"))
+    assert one.figures and two.figures
+    with_loss = field_replace(one, figures=replace(one.figures, held_out=HeldOut(0.1046, 0.1231, 12)))
+    without = field_replace(two, figures=replace(two.figures, held_out=None))
+    html = section(compare_page("t", "", [with_loss, without, Column("none")]).decode(), "recipes")
+    heads = re.findall('<th scope="col">([^<]+)', html)
+    rows = [re.findall("<td[^>]*>([^<]*)", row) for row in html.partition("<tbody>")[2].split("<tr>")[1:]]
+    assert heads.index("Held-out loss") == 2 and [len(row) for row in rows] == [len(heads) - 1] * 2 + [2]
+    assert [row[1] for row in rows[:2]] == ["0.1046 (−15&nbsp;%)", "–"]
+    assert f'colspan="{len(heads) - 2}"' in html
+    bare = section(compare_page("t", "", [without, field_replace(without, name="three")]).decode(), "recipes")
+    assert "eld-out" not in bare
 
 
 def test_recipes_without_a_shared_prompt_show_their_own_and_the_page_says_so() -> None:

@@ -75,7 +75,31 @@ def test_a_preferred_weight_that_was_not_drawn_marks_the_nearest_and_says_so() -
     assert html.count('0.7<span class="pill">nearest to the preferred 0.8</span>') == len(PROMPTS)
     header = page(Report("r", "r.toml", figures=figures(preferred=0.8))).decode().partition("<main>")[0]
     value = figures().overall[2].measures["likeness"]
-    assert value and f"<dt>likeness at 0.7</dt><dd>{percent(value.value)}</dd>" in header
+    assert value and f"<dt>likeness at strength 0.7</dt><dd>{percent(value.value)}</dd>" in header
+
+
+def test_the_headline_names_the_strength_also_if_it_is_the_preferred_weight() -> None:
+    header = page(Report("r", "r.toml", figures=figures(preferred=1.0))).decode().partition("<main>")[0]
+    assert re.findall("<dt>([^<]+)</dt>", header) == [
+        "preferred weight",
+        *(f"{MEANINGS[name].label} at strength 1.0" for name in ("likeness", "recall", "severed", "leakage")),
+    ]
+
+
+def test_where_no_tags_make_the_character_the_page_says_why_figures_are_missing() -> None:
+    assert "nothing says what makes the character" not in evaluation_section(figures(), ())
+    html = evaluation_section(replace(figures(preferred=None), identity=(), trade_off=()), ())
+    assert "no likeness, no trade-off and no preferred weight: nothing says what makes the character" in html
+    assert "<code>evaluate.character</code>" in html and "<code>[caption]</code>" in html
+    chosen = evaluation_section(replace(figures(preferred=0.7), identity=(), trade_off=()), ())
+    assert "no likeness and no trade-off: nothing says" in chosen, "the recipe names a weight"
+
+
+def test_what_counts_broken_pictures_says_so() -> None:
+    assert {name for name in NAMES if "roken pictures count too" in MEANINGS[name].definition} == {
+        "similarity",
+        "sameness",
+    }
 
 
 @pytest.mark.parametrize(

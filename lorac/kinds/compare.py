@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lorac.report.column import Column, Shown
 
 NAME = "compare"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.ONE
 POOL = "cpu"
 OUTPUTS = ("html",)

@@ -23,7 +23,8 @@ def build_page(facts: Mapping[str, Any], reads: Mapping[str, Sequence[str]]) -> 
         '<nav><a href="report.html">Report</a> <a href="build.json">The same as JSON</a></nav>\n</header>\n'
         f"<main>\n{_graph(facts, reads)}{_files(facts['outputs'])}{_versions(facts['versions'])}</main>\n"
         "<footer><p>Written by lorac after each build. Seconds of a kind are those from its first item to its last: "
-        "kinds run side by side. Found or equal: there before, or with the same content as an item that was made. "
+        "kinds run side by side. The whole build is that of all recipes that were built together, others than this one "
+        "among them. Found or equal: there before, or with the same content as an item that was made. "
         "Memory is measured, not planned. "
         '<a href="report.html">Back to the report</a>.</p></footer>\n'
     )
@@ -46,7 +47,7 @@ def _verdict(facts: Mapping[str, Any]) -> str:
 def _totals(facts: Mapping[str, Any]) -> str:
     training = facts["training"]
     shown = {
-        "in all": duration(facts["seconds"]),
+        "the whole build, all its recipes": duration(facts["seconds"]),
         "made": number(facts["runs"]),
         "found or equal": number(facts["hits"]),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from lorac.evaluate.figures import Figures, Measure
+from lorac.evaluate.figures import Figures, HeldOut, Measure
 from lorac.evaluate.intervals import combined
 from lorac.report.markup import text
 
@@ -47,6 +47,11 @@ class Column:
     def preferred(self) -> float | None:
         """The strength that suits it best."""
         return self.figures.preferred_weight if self.figures else None
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """Its loss over pictures that were not trained, if it has such."""
+        return self.figures.held_out if self.figures else None
 
     @property
     def strengths(self) -> list[float]:

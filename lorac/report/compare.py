@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lorac.evaluate.figures import Measure
+from lorac.evaluate.figures import HeldOut, Measure
 from lorac.report.column import Column, Ground, ground
 from lorac.report.differences import settings_section
 from lorac.report.dots import dot
-from lorac.report.evaluation import definitions
+from lorac.report.evaluation import definitions, held_out_change
 from lorac.report.markup import document, number, percent, plural, text
 from lorac.report.measures import MEANINGS, SHOWN
 from lorac.report.overlay import loss_section
-from lorac.report.samples import column_name, negative_note, shown_prompt
+from lorac.report.samples import column_name, negative_note, shown_prompt, spoken_strength
 from lorac.report.versus import prompt_section
 
 _BRIEF = SHOWN[:4]
@@ -42,10 +42,18 @@ def compare_page(title: str, comment: str, columns: Sequence[Column]) -> bytes:
 
 def _recipes(columns: Sequence[Column], common: Ground) -> str:
     """The overview: one line for each recipe, on what it shares with the others."""
-    heads = ("Recipe", "Steps", "Preferred weight", *(MEANINGS[name].label.capitalize() for name in _BRIEF))
-    rows = "".join(_overview(column, common) for column in columns)
+    at = "" if common.strength is None else f" at {spoken_strength(common.strength)}"
+    brief = [MEANINGS[name].label.capitalize() + at for name in _BRIEF]
+    validated = any(column.held_out for column in common.columns)
+    heads = ("Recipe", "Steps", *(["Held-out loss"] if validated else []), "Preferred weight", *brief)
+    rows = "".join(_overview(column, common, validated=validated) for column in columns)
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     intervals = " Below each stands its 95&nbsp;% interval." if common.columns else ""
+    if validated:
+        intervals += (
+            " Held-out loss: over pictures that were not trained, at strength 1.0, with the change from the base's in "
+            "brackets; of recipes that hold out other pictures it is no comparison."
+        )
     return (
         '<section id="recipes"><h2>Recipes</h2>\n<p class="lead">Each has a report of its own, over all of its prompts '
         f"and strengths. {_basis(common)}{intervals}</p>\n{_prompts(common)}"
@@ -83,18 +91,25 @@ def _prompts(common: Ground) -> str:
     return f'<ul class="equal">{items}</ul>\n{negative_note(negatives.pop()) if len(negatives) == 1 else ""}'
 
 
-def _overview(column: Column, common: Ground) -> str:
+def _overview(column: Column, common: Ground, *, validated: bool) -> str:
     said = f'<p class="note" dir="auto">{text(column.comment)}</p>' if column.comment else ""
     steps = number(len(column.losses)) if column.losses else ""
-    rest = f'<td colspan="{1 + len(_BRIEF)}" class="none">'
+    rest = f'<td colspan="{1 + len(_BRIEF) + validated}" class="none">'
     if not column.losses:
         rest += "was not built (its training may have diverged: see the build's messages)</td>"
     elif not column.strengths:
         rest += "was not evaluated</td>"
     else:
         weight = "–" if column.preferred is None else column_name(column.preferred)
-        rest = f"<td>{weight}</td>" + "".join(_digits(common.figure(name, column)) for name in _BRIEF)
+        if common.strength is None:
+            weight += f"<i>figures at {column_name(common.at(column))}</i>"
+        held = f"<td>{_held_out(column.held_out)}</td>" if validated else ""
+        rest = f"{held}<td>{weight}</td>" + "".join(_digits(common.figure(name, column)) for name in _BRIEF)
     return f'<tr><th scope="row">{column.link}{said}</th><td>{steps}</td>{rest}</tr>\n'
+
+
+def _held_out(held: HeldOut | None) -> str:
+    return f"{held.lora:.4f} ({held_out_change(held)})" if held else "–"
 
 
 def _digits(measure: Measure | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lorac.evaluate.figures import Cell, Figures, Leaked, Measure
+from lorac.evaluate.figures import Cell, Figures, HeldOut, Leaked, Measure
 from lorac.report.content import Row
 from lorac.report.dots import Point, dot, dumbbell, panel
 from lorac.report.markup import image, number, percent, plural, text
@@ -28,7 +28,8 @@ def evaluation_section(figures: Figures | None, rows: Sequence[Row]) -> str:
         '<section id="evaluation"><h2>Evaluation</h2>\n'
         f'<p class="lead">What the tagger sees in {plural(figures.count, "picture")} of '
         f"{'the prompt' if prompts == 1 else f'each of {prompts} prompts'} at each strength.</p>\n"
-        f"{_by_strength(figures)}{definitions()}{_character(figures)}{_leaks(figures)}{_table(figures, rows)}"
+        f"{_nobody(figures)}{_by_strength(figures)}{definitions()}{_character(figures)}{_leaks(figures)}"
+        f"{_table(figures, rows)}"
         "</section>\n"
     )
 
@@ -45,6 +46,19 @@ def definitions() -> str:
         "the figure might as well lie, had other noise been drawn. A grey tick is the same figure without the LoRA. "
         '<span class="good">Blue</span> figures should be high, <span class="bad">orange</span> ones low.</p>\n'
         f"<dl>{terms}</dl></details>\n"
+    )
+
+
+def _nobody(figures: Figures) -> str:
+    """Why figures are missing where no tags make the character."""
+    if figures.identity:
+        return ""
+    chosen = figures.preferred_weight is not None
+    missing = "no likeness and no trade-off" if chosen else "no likeness, no trade-off and no preferred weight"
+    return (
+        f'<p class="note">There is {missing}: nothing says what makes the character. Set '
+        "<code>evaluate.character</code> to tags that the tagger knows, or exclude the character's tags in "
+        "<code>[caption]</code>: those count that the tagger sees in at least half of the training pictures.</p>\n"
     )
 
 
@@ -88,12 +102,17 @@ def _character(figures: Figures) -> str:
         chips = "".join(f"<li>{text(tag)}</li>" for tag in figures.identity)
         parts.append(f'<h3>What makes the character</h3>\n<ul class="chips" dir="auto">{chips}</ul>\n')
     if held := figures.held_out:
-        change = f"{100 * (held.lora / held.base - 1 if held.base else 0.0):+.1f}".replace("-", "−")
         parts.append(
             f"<h3>Held-out loss</h3>\n<p>{held.lora:.4f} with the LoRA, {held.base:.4f} without "
-            f"({change}&nbsp;%), over {plural(held.count, 'picture')} that it was not trained on.</p>\n"
+            f"({held_out_change(held, 1)}), over {plural(held.count, 'picture')} that it was not trained on.</p>\n"
         )
     return "".join(parts)
+
+
+def held_out_change(held: HeldOut, digits: int = 0) -> str:
+    """How far the LoRA takes the loss from that of the base: "−15 %"."""
+    change = 100 * (held.lora / held.base - 1) if held.base else 0.0
+    return f"{change:+.{digits}f}&nbsp;%".replace("-", "−")
 
 
 def _leaks(figures: Figures) -> str:

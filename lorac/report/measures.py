@@ -61,10 +61,14 @@ _MEANINGS = {
     "similarity": Meaning(
         "memorised",
         False,
-        "How like a picture is to the training picture nearest to it, on average; above 90&nbsp;% it is a copy.",
+        "How like a picture is to the training picture nearest to it, on average; above 90&nbsp;% it is a copy. Broken "
+        "pictures count too.",
     ),
     "sameness": Meaning(
-        "sameness", False, "How like the pictures of one prompt are to each other, on average: masks, monotony."
+        "sameness",
+        False,
+        "How like the pictures of one prompt are to each other, on average: masks, monotony. "
+        "Broken pictures count too: empty ones are all alike.",
     ),
     "broken": Meaning("broken", False, "The share of pictures that are noise, or of one colour all over."),
 }

@@ -11,7 +11,7 @@ from lorac.report.markup import document, number, percent, text
 from lorac.report.measures import MEANINGS
 from lorac.report.pictures import picture_section
 from lorac.report.recipe import recipe_section, without_folder
-from lorac.report.samples import column_name, nearest, sample_section
+from lorac.report.samples import column_name, nearest, sample_section, spoken_strength
 from lorac.report.training import training_section
 
 __all__ = ["Folder", "LeftOut", "Outline", "Picture", "Report", "Row", "Table", "page"]
@@ -64,7 +64,7 @@ def _headline(report: Report) -> dict[str, str]:
     at = nearest(figures.preferred_weight, figures.strengths)
     whole = next((one for one in figures.overall if one.strength == at), None)
     measures = {name: whole.measures.get(name) for name in _HEADLINE} if whole else {}
-    where = "" if at is None or at == figures.preferred_weight else f" at {column_name(at)}"
+    where = "" if at is None else f" at {spoken_strength(at)}"
     shown = {MEANINGS[name].label + where: percent(measure.value) for name, measure in measures.items() if measure}
     return {"preferred weight": column_name(figures.preferred_weight), **shown}
 
