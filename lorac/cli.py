@@ -252,7 +252,7 @@ def why(target: str, sets: tuple[str, ...], base: str | None, store: Path) -> No
 @click.argument("recipes", nargs=-1, type=PATH, metavar="RECIPE...")
 @set_option
 @base_option
-@click.option("--explain", metavar="CODE", help='Explain a rule, or "all", instead of checking.')
+@click.option("--explain", metavar="RULE", help='Explain a rule, by code or name, or "all", instead of checking.')
 @click.option("--list", "listed", is_flag=True, help="List the rules instead of checking.")
 @click.option(
     "--format", "style", type=click.Choice(["text", "json", "markdown"]), default="text", help="markdown: of --list."
@@ -272,6 +272,8 @@ def check(
     from lorac.check.findings import findings, summary
     from lorac.recipe.load import load
 
+    if style == "markdown" and not listed:
+        raise click.UsageError("--format markdown goes only with --list.", ctx)
     if listed or explain is not None:
         told = {"text": words.listing, "json": words.as_json, "markdown": words.markdown}[style]
         click.echo(told() if explain is None else words.explained(explain), nl=style != "markdown")

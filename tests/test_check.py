@@ -103,7 +103,7 @@ def test_the_matrix_of_the_article_s_runs(tmp_path: Path, monkeypatch: pytest.Mo
     holds = {(finding["code"], *finding["recipes"]) for finding in found}
     full = ("runs-alpha128-lr1e-4", "runs-alpha128-lr1e-3", "runs-alpha128-lr5e-5")
     assert holds == {
-        ("L014",),
+        ("L014", *full, *(name.replace("alpha128", "alpha1") for name in full)),
         ("L015", *full),
         ("L007", "runs-alpha128-lr1e-3"),
         ("L035", "runs-alpha1-lr5e-5"),
@@ -200,11 +200,13 @@ def test_another_expression_of_the_same_pose_is_no_copy() -> None:
 
 def test_ignored_rules_are_silent_and_unknown_ones_an_error(project: Path) -> None:
     assert lorac("check", "recipe.toml", "--set", "network.dim=1", "--set", "check.ignore=['L016']").exit_code == 0
-    append(project, '[check]\nignore = ["L016", "L14", "rank-won", "X"]')
+    assert lorac("check", "recipe.toml", "--set", "network.dim=1", "--set", "check.ignore=['l016']").exit_code == 0
+    append(project, '[check]\nignore = ["L016", "L14", "rank-won", "X", "L099"]')
     assert refused("check", "recipe.toml") == [
         'recipe.toml:28: there is no rule "L14"; did you mean "L014"?',
         'recipe.toml:28: there is no rule "rank-won"; did you mean "L016"?',
         'recipe.toml:28: there is no rule "X"; see lorac check --list',
+        'recipe.toml:28: there is no rule "L099"; see lorac check --list',
     ]
 
 
@@ -220,7 +222,7 @@ def test_json_has_file_line_and_code(project: Path) -> None:
         "file": "pictures/0.txt",
         "line": None,
         "message": 'the caption has "(smile:1.2)", which is no weight here; write plain tags',
-        "recipes": [],
+        "recipes": ["recipe"],
     }
     (project / "recipe.toml").write_text((project / "recipe.toml").read_text("utf-8").replace('"1girl", ', ""), "utf-8")
     found = {f["code"]: f for f in json.loads(lorac("check", "recipe.toml", "--format", "json").stdout)}
@@ -236,6 +238,8 @@ def test_explain_needs_no_recipe() -> None:
         text = lorac("check", "--explain", code).stdout
         assert text.startswith(f"{code} {made.name}: {made.summary}\n\nWhy is this bad?  {made.why}\n\nBefore:\n    ")
         assert text.endswith(f"\n\nRemedy: {made.remedy}\n")
+        assert lorac("check", "--explain", code.lower()).stdout == text
+        assert lorac("check", "--explain", made.name).stdout == text
     assert lorac("check", "--explain", "all").stdout.count("Why is this bad?") == len(RULES)
     assert [line.split()[0] for line in lorac("check", "--list").stdout.splitlines()] == list(RULES)
     assert [row["code"] for row in json.loads(lorac("check", "--list", "--format", "json").stdout)] == list(RULES)
@@ -246,9 +250,16 @@ def test_an_unknown_code_is_answered_with_the_nearest() -> None:
         '--explain: there is no rule "L14"; did you mean L014 (heads-without-regularisation)?'
     ]
     assert nearest_code("l3") == "L003"
+    assert nearest_code("L099") is None
     assert nearest_code("one-outfits") == "L020"
     assert refused("check", "--explain", "banana") == ['--explain: there is no rule "banana"; see lorac check --list']
     assert lorac("check").exit_code == 2
+
+
+def test_only_the_list_of_rules_has_a_page(project: Path) -> None:
+    done = lorac("check", "recipe.toml", "--format", "markdown")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--format markdown goes only with --list." in done.stderr
 
 
 # -- the registry ----------------------------------------------------------------------------------

@@ -28,25 +28,28 @@ ignore = ["L020"]
 
 
 def nearest_code(text: str) -> str | None:
-    """The code that was probably meant: by the code, or by the name of a rule."""
+    """The code that was probably meant: by the code, or by the name of a rule. A number of no rule is near to none."""
     names = {made.name: made.code for made in RULES.values()} | {code: code for code in RULES}
     wanted = text.strip()
     digits = wanted.lstrip("Ll")
-    if digits.isdecimal() and f"L{int(digits):03}" in names:
-        return f"L{int(digits):03}"
+    if digits.isdecimal() and len(digits) <= 3:
+        code = f"L{int(digits):03}"
+        return code if code in names else None
     meant = get_close_matches(wanted, names, n=1, cutoff=0.6) or get_close_matches(wanted.upper(), names, n=1)
     return names[meant[0]] if meant else None
 
 
 def explained(code: str) -> str:
-    """A rule, or all of them, for the terminal. Raises InputError for an unknown code."""
+    """A rule by its code or name, or all of them, for the terminal. Raises InputError if there is none."""
     if code.casefold() == ALL:
         return "\n\n".join(map(_text, RULES.values()))
-    if code not in RULES:
+    by_name = {made.name: made for made in RULES.values()}
+    made = RULES.get(code.upper()) or by_name.get(code.casefold())
+    if made is None:
         meant = nearest_code(code)
         remedy = f"did you mean {meant} ({RULES[meant].name})?" if meant else "see lorac check --list"
         raise InputError.of("--explain", f'there is no rule "{code}"', remedy)
-    return _text(RULES[code])
+    return _text(made)
 
 
 def listing() -> str:

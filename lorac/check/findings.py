@@ -27,16 +27,20 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Finding:
-    """`where` is a line of the recipe or a file. `recipes` are the names of those it holds for, empty for all."""
+    """`where` is a line of the recipe or a file. `recipes` are the names of those it holds for.
+
+    `general`: it holds for all recipes of its file, so that the line for a person needs no names.
+    """
 
     code: str
     where: str
     text: str
     recipes: tuple[str, ...] = ()
+    general: bool = False
 
     def __str__(self) -> str:
         names = [*self.recipes[:SHOWN], "…"] if len(self.recipes) > SHOWN else self.recipes
-        only = f" ({', '.join(names)})" if names else ""
+        only = "" if self.general else f" ({', '.join(names)})"
         return f"{self.where}: {self.code} {self.text}{only}"
 
     def facts(self) -> dict[str, Any]:
@@ -65,7 +69,7 @@ def findings(recipes: Sequence[Recipe], progress: Progress | None = None) -> lis
             holds.setdefault(finding, []).append(recipe)
     points = Counter(recipe.file for recipe in recipes)
     return [
-        finding if _is_general(finding, of, points) else replace(finding, recipes=tuple(recipe.name for recipe in of))
+        replace(finding, recipes=tuple(recipe.name for recipe in of), general=_is_general(finding, of, points))
         for finding, of in holds.items()
     ]
 
@@ -85,15 +89,16 @@ def _is_general(finding: Finding, of: Sequence[Recipe], points: Counter[Path]) -
 
 def _of(recipe: Recipe, seen: Looks) -> Iterator[Finding]:
     material = Material(recipe, [replace(folder, pictures=folder.files) for folder in folders(recipe)], seen)
+    ignored = {code.upper() for code in recipe.check.ignore}
     for rule in RULES.values():
-        if rule.code not in recipe.check.ignore:
+        if rule.code not in ignored:
             for where, text in rule.find(material):
                 yield Finding(rule.code, where, text)
 
 
 def _unknown_codes(recipe: Recipe) -> Iterator[Problem]:
     for number, code in enumerate(recipe.check.ignore):
-        if code not in RULES:
+        if code.upper() not in RULES:
             where = recipe.where(f"check.ignore[{number}]")
             meant = nearest_code(code)
             remedy = f'did you mean "{meant}"?' if meant else "see lorac check --list"

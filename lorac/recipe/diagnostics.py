@@ -34,13 +34,16 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
     return by_fold[close[0]] if close else None
 
 
-def missing_path_remedy(path: Path) -> str:
-    """The remedy for a path that does not exist: the sibling that was probably meant, or where the path breaks off."""
+def missing_path_remedy(path: Path, asking: str = "") -> str:
+    """The remedy for a path that does not exist: the sibling that was probably meant, or where the path breaks off.
+
+    `asking` is the file, as shown, that names the path and so is not meant by it.
+    """
     missing = path
     while not exists(missing.parent):
         missing = missing.parent
     try:
-        names = sorted(entry.name for entry in missing.parent.iterdir())
+        names = sorted(entry.name for entry in missing.parent.iterdir() if shown_path(entry) != asking)
     except OSError:
         names = []
     guess = nearest(missing.name, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import tomli
@@ -43,6 +44,7 @@ def read_chain(file: Path, where: str = "") -> Tree:
                 cause = f'"{shown_path(file)}" is a collection of recipes and no recipe'
                 raise InputError([Problem(where, cause, "name a recipe")])
             return tree
+        _refuse_misspelt_list(tree)
         trees.append(tree)
         parent = tree.data.pop("extends", None)
         if parent is None:
@@ -64,6 +66,14 @@ def is_collection(tree: Tree) -> bool:
     return "recipes" in tree.data
 
 
+def _refuse_misspelt_list(tree: Tree) -> None:
+    """Say what a collection's `recipe = ["a.toml"]` should be: read as a recipe, all that it lacks would be told."""
+    for name, value in tree.data.items():
+        is_list = isinstance(value, list) or (isinstance(value, str) and value.endswith(".toml"))
+        if is_list and get_close_matches(name.casefold(), ["recipes"], cutoff=0.8):
+            raise InputError.of(tree.place((name,)), f'unknown key "{name}"', 'did you mean "recipes"?')
+
+
 def _refuse_kohyas(file: Path, data: Mapping[str, object] | None = None) -> None:
     """Say what to do with a file of settings that kohya or the popup wrote, or with a LoRA, given as a recipe."""
     tables = (data, *data.values()) if data else ()
@@ -83,7 +93,8 @@ def read_file(file: Path, where: str = "") -> Tree:
     try:
         data = file.read_bytes()
     except FileNotFoundError:
-        raise InputError([Problem(where, f'there is no recipe "{label}"', missing_path_remedy(file))]) from None
+        remedy = missing_path_remedy(file, where.rpartition(":")[0])
+        raise InputError([Problem(where, f'there is no recipe "{label}"', remedy)]) from None
     except OSError as error:
         raise InputError([Problem(where, f'the recipe "{label}" cannot be read: {error.strerror}')]) from None
     if len(data) > MAX_BYTES:

@@ -74,7 +74,11 @@ class Regularisation(Section, frozen=True):
         key("Folder, glob, or kohya training folder (sub-folders named like 1_1girl), relative to the recipe."),
     ] = None
     generate: Annotated[
-        Generate | None, key('Instead of a path: { prompt = "1girl", count = 400 } has the base draw them.')
+        Generate | None,
+        key(
+            'Instead of a path: { prompt = "1girl", count = 400 } has the base draw them.',
+            wanted='a table: { prompt = "1girl", count = 400 }',
+        ),
     ] = None
     repeats: Annotated[
         Count | None, key("Repeats of each picture before the matching. 1 if absent.", kohya="num_repeats")
