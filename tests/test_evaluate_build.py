@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from lorac.digest import digest
-from lorac.evaluate import figures
+from lorac.evaluate import figures, trade_off
 from lorac.evaluate.features import features
 from lorac.kinds.measure import pictures_of
 from lorac.sheet import joined
-from tests.running import lorac, refused
+from tests.running import lorac
 
 TABLES = """
 [validation]
@@ -50,8 +50,10 @@ def test_a_build_writes_figures_and_measures_only_what_changed(folder: Path) -> 
     assert all(cell.measures["broken"] and cell.measures["broken"].n == 2 for cell in made.cells)
     assert made.held_out is not None and made.held_out.count >= 1 and made.held_out.base > 0
     sidecar = json.loads((folder / "build/recipe/recipe.json").read_text("utf-8"))
-    assert made.identity == ("bob cut",) and made.preferred_weight in (0.5, 1.0)
-    assert sidecar["preferred weight"] == made.preferred_weight
+    assert made.identity == ("bob cut",)
+    assert [score.strength for score in made.trade_off] == [0.5, 1.0]
+    assert made.preferred_weight == trade_off.best(made.trade_off)  # of random weights: mostly None
+    assert sidecar["preferred weight"] == (made.preferred_weight or 0.0)
     assert str(folder) not in path.read_text("utf-8")
 
     assert "0 made" in lorac("build", "recipe.toml").output
@@ -66,12 +68,14 @@ def test_a_build_writes_figures_and_measures_only_what_changed(folder: Path) -> 
     assert again.cells[:3] == made.cells[:3] and again.prompts[1].wanted == ("swimsuit",)
 
 
-def test_a_base_without_a_tagger_of_its_own_needs_one(folder: Path) -> None:
+def test_a_base_that_no_tagger_knows_is_built_without_an_evaluation(folder: Path) -> None:
     recipe = (folder / "recipe.toml").read_text("utf-8").replace('tagger = "builtin:mini"', "")
     (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
-    (message,) = refused("build", "recipe.toml")
-    line = 1 + recipe.splitlines().index("count = 2")
-    assert message.startswith(f"recipe.toml:{line}: ") and "evaluate.tagger" in message
+    assert "no evaluation, as no tagger knows what this base draws" in lorac("plan", "recipe.toml").stdout
+    done = lorac("build", "recipe.toml", "--out", "without")
+    assert done.exit_code == 0, done.output
+    assert (folder / "without/recipe/recipe.safetensors").exists()
+    assert not (folder / "without/recipe/evaluation.json").exists()
 
 
 def test_the_pictures_of_a_sheet_are_measured_one_by_one() -> None:
