@@ -14,6 +14,7 @@ from tests.running import lorac
 from tests.tiny import make_project, save_base
 
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two workers whose threads spin on two cores stall each other
 
 settings.register_profile("lorac", deadline=None)  # machines here are noisy
 settings.load_profile("lorac")
