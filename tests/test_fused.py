@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.lora import LoRANetwork, NetworkSettings
-from lorac.train.attention import attend, attend_backward, join_heads, split_heads
-from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample, Patches
+from lorac.train.fused.attention import attend, attend_backward, join_heads, split_heads
+from lorac.train.fused.convolution import FusedConvolution, FusedUpsample, Patches
+from lorac.train.fused.resnet import FusedResnet
 from lorac.train.objective import Pictures
 from lorac.train.optimiser import AdamW
 from lorac.train.slices import Sample, Step

@@ -17,7 +17,7 @@ from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import PARTS
 from lorac.sd.unet import UNet
 from lorac.train.average import Average
-from lorac.train.fused import Fused
+from lorac.train.fused.network import Fused
 from lorac.train.helper import helper_for, keep_freed_memory, threads
 from lorac.train.library import Library
 from lorac.train.loss_scale import LossScale

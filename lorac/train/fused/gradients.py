@@ -83,19 +83,3 @@ class StackGradients:
         beta = int(self.accumulating)
         torch.baddbmm(d_up_MOR, dy_MLO.mT, x_MLI @ down_MRI.mT, beta=beta, alpha=self.stack.scale, out=d_up_MOR)
         torch.baddbmm(d_down_MRI, (dy_MLO @ up_MOR).mT, x_MLI, beta=beta, alpha=self.stack.scale, out=d_down_MRI)
-
-
-class Adapted:
-    """Neighbouring modules of a stack that share their input, as one layer: their weights below each other."""
-
-    def __init__(self, gradients: StackGradients, first: int, count: int = 1) -> None:
-        stack = gradients.stack
-        self.weight_OI = stack.merged_MOI[first : first + count].flatten(0, 1)
-        self.weight_IO = self.weight_OI.t()
-        biases: list[Tensor] = [layer.bias for layer in stack.layers[first : first + count] if layer.bias is not None]
-        self.bias_O = torch.cat(biases).detach() if biases else torch.zeros(0)
-        self._gradients, self._first, self._count = gradients, first, count
-
-    def record(self, x_LI: Tensor, dy_LO: Tensor) -> None:
-        """What the layer saw, and the gradient of what it gave."""
-        self._gradients.record(self._first, self._count, x_LI, dy_LO)

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorac.sd.unet import Transformer
-from lorac.train.attention import attend, attend_backward, join_heads, split_heads
-from lorac.train.fused_resnet import from_rows, to_rows
-from lorac.train.gradients import Adapted, StackGradients
-from lorac.train.norms import group_norm, group_norm_backward, layer_norm, layer_norm_backward
+from lorac.train.fused.attention import attend, attend_backward, join_heads, split_heads
+from lorac.train.fused.convolution import from_rows, to_rows
+from lorac.train.fused.gradients import StackGradients
+from lorac.train.fused.linear import Adapted
+from lorac.train.fused.norms import group_norm, group_norm_backward, layer_norm, layer_norm_backward
 
 
 class FusedTransformer:
@@ -43,28 +44,28 @@ class FusedTransformer:
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         normed_BCHW, group_stats = group_norm(self.norm, x_BCHW)
         in_RC = to_rows(normed_BCHW)
-        h1_RC = torch.addmm(self.proj_in.bias_O, in_RC, self.proj_in.weight_IO)
+        h1_RC = self.proj_in.rows(in_RC)
 
         n1_RC, stats1 = layer_norm(self.norms[0], h1_RC)
-        q, k, v = split_heads(torch.mm(self.qkv.weight_OI, n1_RC.t()), 3, self.heads, batch)
+        q, k, v = split_heads(self.qkv.columns(n1_RC), 3, self.heads, batch)
         o_MDL, p1 = attend(q, k, v)
         a1_RC = join_heads(o_MDL[None], batch).t()
-        h2_RC = torch.addmm(h1_RC, a1_RC, self.out1.weight_IO).add_(self.out1.bias_O)
+        h2_RC = self.out1.rows(a1_RC, h1_RC)
 
         n2_RC, stats2 = layer_norm(self.norms[1], h2_RC)
-        (q2,) = split_heads(torch.mm(self.query.weight_OI, n2_RC.t()), 1, self.heads, batch)
+        (q2,) = split_heads(self.query.columns(n2_RC), 1, self.heads, batch)
         k2, v2 = split_heads(kv_OR, 2, self.heads, batch)
         o_MDL, p2 = attend(q2, k2, v2)
         a2_RC = join_heads(o_MDL[None], batch).t()
-        h3_RC = torch.addmm(h2_RC, a2_RC, self.out2.weight_IO).add_(self.out2.bias_O)
+        h3_RC = self.out2.rows(a2_RC, h2_RC)
 
         n3_RC, stats3 = layer_norm(self.norms[2], h3_RC)
-        value_RF, gate_RF = torch.addmm(self.geglu.bias_O, n3_RC, self.geglu.weight_IO).chunk(2, dim=1)
+        value_RF, gate_RF = self.geglu.rows(n3_RC).chunk(2, dim=1)
         gelu_RF = F.gelu(gate_RF)
         f_RF = value_RF * gelu_RF
-        h4_RC = torch.addmm(h3_RC, f_RF, self.ff_out.weight_IO).add_(self.ff_out.bias_O)
+        h4_RC = self.ff_out.rows(f_RF, h3_RC)
 
-        y_RC = torch.addmm(self.proj_out.bias_O, h4_RC, self.proj_out.weight_IO).add_(to_rows(x_BCHW))
+        y_RC = self.proj_out.rows(h4_RC).add_(to_rows(x_BCHW))
         first = (q, k, v, p1)
         second = (q2, k2, v2, p2)
         feed = (value_RF, gate_RF, gelu_RF, f_RF)
@@ -78,40 +79,32 @@ class FusedTransformer:
         batch = x_BCHW.shape[0]
 
         dout_RC = to_rows(dy_BCHW)
-        self.proj_out.record(h4_RC, dout_RC)
-        dh_RC = dout_RC @ self.proj_out.weight_OI
+        dh_RC = self.proj_out.backward(h4_RC, dout_RC)
 
         value_RF, gate_RF, gelu_RF, f_RF = feed
-        self.ff_out.record(f_RF, dh_RC)
-        df_RF = dh_RC @ self.ff_out.weight_OI
+        df_RF = self.ff_out.backward(f_RF, dh_RC)
         du_RO = df_RF.new_empty(df_RF.shape[0], 2 * df_RF.shape[1])
         dvalue_RF, dgate_RF = du_RO.chunk(2, dim=1)
         torch.mul(df_RF, gelu_RF, out=dvalue_RF)
         torch.ops.aten.gelu_backward.grad_input(df_RF.mul_(value_RF), gate_RF, grad_input=dgate_RF)
-        self.geglu.record(n3_RC, du_RO)
-        dn_RC = du_RO @ self.geglu.weight_OI
+        dn_RC = self.geglu.backward(n3_RC, du_RO)
         dh_RC = layer_norm_backward(self.norms[2], dn_RC, h3_RC, stats3).add_(dh_RC)
 
-        self.out2.record(a2_RC, dh_RC)
         q2, k2, v2, p2 = second
-        (do_MDL,) = split_heads(torch.mm(self.out2.weight_IO, dh_RC.t()), 1, self.heads, batch)
+        (do_MDL,) = split_heads(self.out2.backward_columns(a2_RC, dh_RC), 1, self.heads, batch)
         dq_KMDL, dkv_KMDS = q2.new_empty(1, *q2.shape), k2.new_empty(2, *k2.shape)
         attend_backward(do_MDL, q2, k2, v2, p2, (dq_KMDL[0], dkv_KMDS[0], dkv_KMDS[1]))
         dq_RC = join_heads(dq_KMDL, batch).t()
-        self.query.record(n2_RC, dq_RC)
-        dh_RC = layer_norm_backward(self.norms[1], dq_RC @ self.query.weight_OI, h2_RC, stats2).add_(dh_RC)
+        dh_RC = layer_norm_backward(self.norms[1], self.query.backward(n2_RC, dq_RC), h2_RC, stats2).add_(dh_RC)
 
-        self.out1.record(a1_RC, dh_RC)
         q, k, v, p1 = first
-        (do_MDL,) = split_heads(torch.mm(self.out1.weight_IO, dh_RC.t()), 1, self.heads, batch)
+        (do_MDL,) = split_heads(self.out1.backward_columns(a1_RC, dh_RC), 1, self.heads, batch)
         dqkv_KMDL = q.new_empty(3, *q.shape)
         attend_backward(do_MDL, q, k, v, p1, (dqkv_KMDL[0], dqkv_KMDL[1], dqkv_KMDL[2]))
         dqkv_RO = join_heads(dqkv_KMDL, batch).t()
-        self.qkv.record(n1_RC, dqkv_RO)
-        dh_RC = layer_norm_backward(self.norms[0], dqkv_RO @ self.qkv.weight_OI, h1_RC, stats1).add_(dh_RC)
+        dh_RC = layer_norm_backward(self.norms[0], self.qkv.backward(n1_RC, dqkv_RO), h1_RC, stats1).add_(dh_RC)
 
-        self.proj_in.record(in_RC, dh_RC)
-        dnormed_BCHW = from_rows(dh_RC @ self.proj_in.weight_OI, x_BCHW)
+        dnormed_BCHW = from_rows(self.proj_in.backward(in_RC, dh_RC), x_BCHW)
         dx_BCHW = group_norm_backward(self.norm, dnormed_BCHW, x_BCHW, group_stats).add_(dy_BCHW)
         return dx_BCHW, join_heads(dkv_KMDS, batch)
 
@@ -124,9 +117,8 @@ class CaptionKeysValues:
 
     def forward(self, ctx_BSD: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """(O, B · S) with the channels of all transformers, one below the other."""
-        return torch.mm(self._layer.weight_OI, ctx_BSD.flatten(0, 1).t()), (ctx_BSD,)
+        return self._layer.columns(ctx_BSD.flatten(0, 1)), (ctx_BSD,)
 
     def backward(self, saved: tuple[Any, ...], dkv_OR: Tensor) -> tuple[Tensor]:
         (ctx_BSD,) = saved
-        self._layer.record(ctx_BSD.flatten(0, 1), dkv_OR.t())
-        return (torch.mm(dkv_OR.t(), self._layer.weight_OI).view_as(ctx_BSD),)
+        return (self._layer.backward(ctx_BSD.flatten(0, 1), dkv_OR.t()).view_as(ctx_BSD),)

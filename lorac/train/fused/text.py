@@ -1,4 +1,4 @@
-"""A layer of the CLIP text encoder with its LoRA as one differentiable operation; see `fused_unet.py`.
+"""A layer of the CLIP text encoder with its LoRA as one differentiable operation; see `transformer.py`.
 
 Shape suffixes: B batch, L = 77 tokens, C channels, R = B · L rows, F channels of the MLP, M heads of all batches.
 """
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorac.train.attention import attend, attend_backward, join_heads, split_heads
-from lorac.train.gradients import Adapted
-from lorac.train.norms import layer_norm, layer_norm_backward
+from lorac.train.fused.attention import attend, attend_backward, join_heads, split_heads
+from lorac.train.fused.linear import Adapted
+from lorac.train.fused.norms import layer_norm, layer_norm_backward
 
 QUICK = 1.702
 """CLIP's activation is `x · sigmoid(1.702 x)`, which is `silu(1.702 x) / 1.702`."""
@@ -41,16 +41,16 @@ class FusedTextLayer:
         batch, tokens, _ = x_BLC.shape
         h1_RC = x_BLC.flatten(0, 1)
         n1_RC, stats1 = layer_norm(self.norms[0], h1_RC)
-        kvq_OR = torch.addmm(self.kvq.bias_O[:, None], self.kvq.weight_OI, n1_RC.t())
+        kvq_OR = self.kvq.columns(n1_RC)
         k, v, q = split_heads(kvq_OR, 3, self.heads, batch)
         o_MDL, p = attend(q, k, v, causal_mask(tokens, x_BLC.dtype, x_BLC.device))
         a_RC = join_heads(o_MDL[None], batch).t()
-        h2_RC = torch.addmm(h1_RC, a_RC, self.out.weight_IO).add_(self.out.bias_O)
+        h2_RC = self.out.rows(a_RC, h1_RC)
 
         n2_RC, stats2 = layer_norm(self.norms[1], h2_RC)
-        u_RF = torch.addmm(self.fc1.bias_O, n2_RC, self.fc1.weight_IO, beta=QUICK, alpha=QUICK)
+        u_RF = self.fc1.rows(n2_RC, times=QUICK)
         f_RF = F.silu(u_RF).mul_(1 / QUICK)
-        y_RC = torch.addmm(h2_RC, f_RF, self.fc2.weight_IO).add_(self.fc2.bias_O)
+        y_RC = self.fc2.rows(f_RF, h2_RC)
         return y_RC.view(x_BLC.shape), (h1_RC, n1_RC, stats1, (q, k, v, p), a_RC, h2_RC, n2_RC, stats2, u_RF, f_RF)
 
     def backward(self, saved: tuple[Any, ...], dy_BLC: Tensor) -> tuple[Tensor]:
@@ -58,17 +58,13 @@ class FusedTextLayer:
         h1_RC, n1_RC, stats1, (q, k, v, p), a_RC, h2_RC, n2_RC, stats2, u_RF, f_RF = saved
         batch = dy_BLC.shape[0]
         dh_RC = dy_BLC.flatten(0, 1)
-        self.fc2.record(f_RF, dh_RC)
-        df_RF = dh_RC @ self.fc2.weight_OI
+        df_RF = self.fc2.backward(f_RF, dh_RC)
         du_RF: Tensor = torch.ops.aten.silu_backward(df_RF, u_RF)
-        self.fc1.record(n2_RC, du_RF)
-        dh_RC = layer_norm_backward(self.norms[1], du_RF @ self.fc1.weight_OI, h2_RC, stats2).add_(dh_RC)
+        dh_RC = layer_norm_backward(self.norms[1], self.fc1.backward(n2_RC, du_RF), h2_RC, stats2).add_(dh_RC)
 
-        self.out.record(a_RC, dh_RC)
-        (do_MDL,) = split_heads(torch.mm(self.out.weight_IO, dh_RC.t()), 1, self.heads, batch)
+        (do_MDL,) = split_heads(self.out.backward_columns(a_RC, dh_RC), 1, self.heads, batch)
         dkvq_KMDL = q.new_empty(3, *q.shape)
         attend_backward(do_MDL, q, k, v, p, (dkvq_KMDL[2], dkvq_KMDL[0], dkvq_KMDL[1]))
         dkvq_RO = join_heads(dkvq_KMDL, batch).t()
-        self.kvq.record(n1_RC, dkvq_RO)
-        dx_RC = layer_norm_backward(self.norms[0], dkvq_RO @ self.kvq.weight_OI, h1_RC, stats1).add_(dh_RC)
+        dx_RC = layer_norm_backward(self.norms[0], self.kvq.backward(n1_RC, dkvq_RO), h1_RC, stats1).add_(dh_RC)
         return (dx_RC.view(dy_BLC.shape),)

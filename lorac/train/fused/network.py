@@ -18,10 +18,12 @@ from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.clip import TextEncoder
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.unet import UNet
-from lorac.train.fused_resnet import FusedConvolution, FusedResnet, FusedUpsample, Patches
-from lorac.train.fused_text import FusedTextLayer
-from lorac.train.fused_unet import CaptionKeysValues, FusedTransformer
-from lorac.train.gradients import Adapted, StackGradients
+from lorac.train.fused.convolution import FusedConvolution, FusedUpsample, Patches
+from lorac.train.fused.gradients import StackGradients
+from lorac.train.fused.linear import Adapted
+from lorac.train.fused.resnet import FusedResnet
+from lorac.train.fused.text import FusedTextLayer
+from lorac.train.fused.transformer import CaptionKeysValues, FusedTransformer
 
 
 class Operation(Protocol):
