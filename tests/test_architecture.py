@@ -30,7 +30,7 @@ ALLOWED = {
     "sd": {"errors", "rng", "kernels"},
     "kernels": set(),
     "train": {"errors", "rng", "captions", "recipe", "sd", "kernels"},
-    "migrate": {"errors", "captions", "listing", "recipe", "sd"},
+    "migrate": {"errors", "captions", "listing", "recipe", "sd", "words"},
     "report": {"errors", "digest", "evaluate"},
     "studio": {"digest", "engine", "errors", "kinds", "rng", "sd", "train"},
     "tagger": {"area", "captions", "errors", "listing"},
