@@ -20,6 +20,7 @@ from lorac.sd.lora import LoRANetwork
 from lorac.sd.unet import UNet
 from lorac.train.fused.convolution import FusedConvolution, FusedUpsample, Patches
 from lorac.train.fused.gradients import StackGradients
+from lorac.train.fused.joint import joint_stacks
 from lorac.train.fused.linear import Adapted
 from lorac.train.fused.resnet import FusedResnet
 from lorac.train.fused.text import FusedTextLayer
@@ -61,8 +62,8 @@ class Fused:
         self._lora, self._helper = lora, helper
         self.patches = Patches()
         self._anchor = torch.ones(0, requires_grad=True)
-        self._stacks = [StackGradients(stack, self._start) for stack in lora.stacks if stack.part in trained]
-        self._started: dict[StackGradients, Future[tuple[Tensor, Tensor]]] = {}
+        self._stacks = [StackGradients(stack, self._start) for stack in joint_stacks([lora]) if stack.part in trained]
+        self._started: dict[StackGradients, Future[list[Tensor]]] = {}
         self._places = {
             target.path: (gradients, index)
             for gradients in self._stacks
@@ -87,12 +88,12 @@ class Fused:
         for gradients in self._stacks:
             if gradients not in self._started:
                 self._start(gradients)
-        norms: dict[StackGradients, tuple[Tensor, Tensor]] = {}
+        norms: dict[StackGradients, list[Tensor]] = {}
         for gradients, started in reversed(self._started.items()):
             # What the helper has not begun is done here, from the end of its queue.
             norms[gradients] = gradients.finish() if started.cancel() else started.result()
         self._started.clear()
-        total: Tensor = torch.linalg.vector_norm(torch.stack([n for stack in self._stacks for n in norms[stack]]))
+        total: Tensor = torch.linalg.vector_norm(torch.cat([norms[stack][0] for stack in self._stacks]))
         return total
 
     def merge(self, part: str) -> None:
@@ -158,7 +159,7 @@ class _Caption:
 
     def __init__(self, fused: Fused, gradients: StackGradients) -> None:
         self._fused, self._operation = fused, CaptionKeysValues(gradients)
-        modules, channels, _ = gradients.stack.merged_MOI.shape
+        modules, channels = gradients.stack.up_NMOR.shape[1:3]
         self._sizes = [2 * channels] * (modules // 2)
         self._context: Tensor | None = None
         self._parts: tuple[Tensor, ...] = ()
