@@ -31,6 +31,9 @@ class Adapted:
     the stack are finished, and so must `dy`.
     """
 
+    records = True
+    """Whether backward looks at the input that it is given."""
+
     def __init__(
         self, gradients: StackGradients, first: int, count: int = 1, recompute: Recompute = Recompute.ELEMENTWISE
     ) -> None:
