@@ -24,6 +24,7 @@ from lorac.train.loss_scale import LossScale
 from lorac.train.objective import Objective, Pictures
 from lorac.train.optimiser import AdamW, Optimisation, Optimiser
 from lorac.train.slices import Sample, Step
+from lorac.train.switches import Switches
 
 __all__ = ["Optimisation", "Trainer"]
 
@@ -63,7 +64,8 @@ class Trainer:
             for factor in lora.parameters(part):
                 factor.requires_grad_(part in self.trained)
         helper = helper_for(self.device)
-        self.fused = Fused(unet, text_encoder, lora, self.trained, helper) if lora.merged else None
+        fused = lora.merged
+        self.fused = Fused(unet, text_encoder, [lora], self.trained, helper, Switches()) if fused else None
         merge = self.fused.merge if self.fused else lambda part: None
         kind = AdamW if self.settings.optimizer == "adamw" else Library
         self.optimiser: Optimiser = kind(lora, self.trained, self.settings, self.loss_scale, merge, helper)
@@ -82,7 +84,7 @@ class Trainer:
                 self.lora.start_step(seed64(self.seed, "dropout", step.index, number))
             loss = self._loss(samples, pictures) / len(step.batches)
             torch.autograd.backward(self.loss_scale.scaled(loss))
-            norm = self.fused.finish() if self.fused else None
+            norm = self.fused.finish()[0] if self.fused else None
             losses.append(loss.detach())
         norm = torch.nn.utils.get_total_norm(self._gradients()) if norm is None else norm
         self.optimiser.apply(norm, {"text_encoder": step.lr_text, "unet": step.lr_unet})
