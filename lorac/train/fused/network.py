@@ -111,7 +111,7 @@ class Fused:
 
     def _fuse_unet(self, unet: UNet) -> None:
         graph, patches = self._graph, self.patches
-        captions: dict[object, tuple[Caption, Iterator[int]]] = {}
+        # All layers are found before the first stand-in hides some.
         operations = {path: self._transformer(unet, path) for path in _transformers(unet)}
         captions = self._captions(unet, list(operations))
         unet.conv_out = Convolution(graph, unet.conv_out, patches)  # type: ignore[assignment]
