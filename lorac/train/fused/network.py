@@ -107,7 +107,7 @@ class Fused:
         layers = text_encoder.text_model.encoder.layers
         for i, layer in enumerate(layers):
             find = self._below("text_encoder", text_encoder, f"text_model.encoder.layers.{i}")
-            layers[i] = TextLayer(self._graph, FusedTextLayer(layer, text_encoder.config.heads, find))
+            layers[i] = TextLayer(self._graph, FusedTextLayer(layer, text_encoder.config.heads, find, self.recompute))
 
     def _fuse_unet(self, unet: UNet) -> None:
         graph, patches = self._graph, self.patches
