@@ -18,12 +18,14 @@ from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.clip import TextEncoder
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.unet import UNet
-from lorac.train.fused.convolution import FusedConvolution, FusedUpsample, Patches
+from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
 from lorac.train.fused.gradients import StackGradients
 from lorac.train.fused.linear import Adapted
 from lorac.train.fused.resnet import FusedResnet
+from lorac.train.fused.scratch import Scratch
 from lorac.train.fused.text import FusedTextLayer
 from lorac.train.fused.transformer import CaptionKeysValues, FusedTransformer
+from lorac.train.switches import Recompute, Switches
 
 
 class Operation(Protocol):
@@ -31,7 +33,9 @@ class Operation(Protocol):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, tuple[Any, ...]]: ...
 
-    def backward(self, saved: tuple[Any, ...], gradient: Tensor) -> tuple[Tensor, ...]: ...
+    def backward(
+        self, saved: tuple[Any, ...], gradient: Tensor, needs: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]: ...
 
 
 class _Call(torch.autograd.Function):
@@ -46,7 +50,7 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, None, *ctx.operation.backward(ctx.saved, *gradients)
+        return None, None, *ctx.operation.backward(ctx.saved, *gradients, ctx.needs_input_grad[2:])
 
 
 class Fused:
@@ -59,7 +63,7 @@ class Fused:
         self, unet: UNet, text_encoder: TextEncoder, lora: LoRANetwork, trained: Collection[str], helper: Executor
     ) -> None:
         self._lora, self._helper = lora, helper
-        self.patches = Patches()
+        self.scratch, self.switches, self.recompute = Scratch(), Switches(), Recompute.NOTHING
         self._anchor = torch.ones(0, requires_grad=True)
         self._stacks = [StackGradients(stack, self._start) for stack in lora.stacks if stack.part in trained]
         self._started: dict[StackGradients, Future[tuple[Tensor, Tensor]]] = {}
@@ -188,7 +192,7 @@ class _Resnet(nn.Module):
     def __init__(self, fused: Fused, resnet: Resnet) -> None:
         super().__init__()
         self.time_emb_proj = resnet.time_emb_proj
-        self._fused, self._operation = fused, FusedResnet(resnet, fused.patches)
+        self._fused, self._operation = fused, FusedResnet(resnet, fused.scratch, fused.switches, fused.recompute)
 
     def forward(self, x_BCHW: Tensor, t_BC11: Tensor) -> Tensor:
         return self._fused.call(self._operation, x_BCHW, t_BC11)
@@ -199,7 +203,7 @@ class _Convolution(nn.Module):
 
     def __init__(self, fused: Fused, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self._fused, self._operation = fused, FusedConvolution(convolution, fused.patches)
+        self._fused, self._operation = fused, FusedConvolution(convolution, fused.scratch, fused.switches)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self._fused.call(self._operation, x_BCHW)
@@ -211,7 +215,7 @@ class _Upsample(nn.Module):
     def __init__(self, fused: Fused, upsample: Upsample) -> None:
         super().__init__()
         self._fused, self._upsample = fused, upsample
-        self._operation = FusedUpsample(upsample.conv, fused.patches)
+        self._operation = FusedUpsample(upsample.conv, fused.scratch, fused.switches)
 
     def forward(self, x_BCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
         height, width = x_BCHW.shape[2:]

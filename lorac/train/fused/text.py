@@ -53,7 +53,7 @@ class FusedTextLayer:
         y_RC = self.fc2.rows(f_RF, h2_RC)
         return y_RC.view(x_BLC.shape), (h1_RC, n1_RC, stats1, (q, k, v, p), a_RC, h2_RC, n2_RC, stats2, u_RF, f_RF)
 
-    def backward(self, saved: tuple[Any, ...], dy_BLC: Tensor) -> tuple[Tensor]:
+    def backward(self, saved: tuple[Any, ...], dy_BLC: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor]:
         """The gradient of `x_BLC`."""
         h1_RC, n1_RC, stats1, (q, k, v, p), a_RC, h2_RC, n2_RC, stats2, u_RF, f_RF = saved
         batch = dy_BLC.shape[0]

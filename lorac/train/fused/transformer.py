@@ -72,7 +72,7 @@ class FusedTransformer:
         states = ((h1_RC, n1_RC, stats1, a1_RC), (h2_RC, n2_RC, stats2, a2_RC), (h3_RC, n3_RC, stats3, h4_RC))
         return from_rows(y_RC, x_BCHW), (x_BCHW, group_stats, in_RC, states, first, second, feed)
 
-    def backward(self, saved: tuple[Any, ...], dy_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(self, saved: tuple[Any, ...], dy_BCHW: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
         """The gradients of `x_BCHW` and `kv_OR`."""
         x_BCHW, group_stats, in_RC, states, first, second, feed = saved
         (h1_RC, n1_RC, stats1, a1_RC), (h2_RC, n2_RC, stats2, a2_RC), (h3_RC, n3_RC, stats3, h4_RC) = states
@@ -119,6 +119,6 @@ class CaptionKeysValues:
         """(O, B · S) with the channels of all transformers, one below the other."""
         return self._layer.columns(ctx_BSD.flatten(0, 1)), (ctx_BSD,)
 
-    def backward(self, saved: tuple[Any, ...], dkv_OR: Tensor) -> tuple[Tensor]:
+    def backward(self, saved: tuple[Any, ...], dkv_OR: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor]:
         (ctx_BSD,) = saved
         return (self._layer.backward(ctx_BSD.flatten(0, 1), dkv_OR.t()).view_as(ctx_BSD),)
