@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.train.fused.attention import attend, attend_backward, join_heads, split_heads
-from lorac.train.fused.convolution import FusedConvolution, FusedUpsample, Patches
+from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
 from lorac.train.fused.resnet import FusedResnet
+from lorac.train.fused.scratch import Scratch
 from lorac.train.objective import Pictures
 from lorac.train.optimiser import AdamW
 from lorac.train.slices import Sample, Step
 from lorac.train.step import Trainer
+from lorac.train.switches import Switches
 from tests.small import base, randomise
 
 
@@ -122,20 +124,22 @@ def frozen(module: nn.Module) -> Any:
 def test_resnet(outputs: int, size: tuple[int, int]) -> None:
     module = frozen(Resnet(8, outputs, groups=4, eps=1e-5, time_channels=12))
     x = torch.randn(2, 8, *size, dtype=torch.float64)
-    check(module, FusedResnet(module, Patches()), x, torch.randn(2, outputs, 1, 1, dtype=torch.float64))
+    check(module, FusedResnet(module, Scratch(), Switches()), x, torch.randn(2, outputs, 1, 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
 def test_convolution(stride: int, size: tuple[int, int]) -> None:
     module = frozen(nn.Conv2d(3, 5, 3, stride=stride, padding=1))
-    check(module, FusedConvolution(module, Patches()), torch.randn(2, 3, *size, dtype=torch.float64))
+    check(module, FusedConvolution(module, Scratch(), Switches()), torch.randn(2, 3, *size, dtype=torch.float64))
 
 
 def test_upsample() -> None:
     module = frozen(Upsample(3))
     check(
-        lambda x: module(x, (6, 4)), FusedUpsample(module.conv, Patches()), torch.randn(2, 3, 3, 2, dtype=torch.float64)
+        lambda x: module(x, (6, 4)),
+        FusedUpsample(module.conv, Scratch(), Switches()),
+        torch.randn(2, 3, 3, 2, dtype=torch.float64),
     )
 
 

@@ -1,9 +1,9 @@
 """Attention, forward and backward, in two forms with the same methods.
 
-`Whole` keeps the softmax in memory, with channels before tokens. SD1.x's heads are narrow (8 to 160 channels). A product
-whose result has that few columns runs at a quarter of the speed of one with that few rows, so queries, keys and values
-are held as (channels, tokens): all six products then have wide results, and a linear layer's output is split into heads
-without moving a byte.
+`Whole` keeps the softmax in memory, with channels before tokens. SD1.x's heads are narrow (8 to 160 channels). A
+product whose result has that few columns runs at a quarter of the speed of one with that few rows, so queries, keys and
+values are held as (channels, tokens): all six products then have wide results, and a linear layer's output is split
+into heads without moving a byte.
 
 `Blockwise` never has the whole softmax: it takes queries and keys a block at a time and keeps the logarithms of the
 sums alone (Dao et al. 2022, arXiv:2205.14135). Backward computes the scores again, five products instead of four.
@@ -69,7 +69,7 @@ def attend_backward(
 class Attention(Protocol):
     """Attention between linear layers. Heads are in the form's own layout; `batch` is the number of pictures.
 
-    What `mix` keeps for backward is tensors that are not kept otherwise: beside them, backward gets the heads and `a_RC`.
+    What `mix` keeps for backward is what is not kept otherwise: backward gets the heads and `a_RC` as well.
     """
 
     def project(self, layer: Product, x_RC: Tensor, count: int, batch: int) -> tuple[Tensor, ...]:
@@ -80,7 +80,7 @@ class Attention(Protocol):
         """Heads of keys and values that are given as channels before rows."""
         ...
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def mix(self, heads: tuple[Tensor, ...], batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What attention makes of heads, as rows (R, C), and what backward needs of it."""
         ...
 
@@ -111,7 +111,8 @@ class Whole:
     def caption(self, kv_OR: Tensor, batch: int) -> tuple[Tensor, ...]:
         return split_heads(kv_OR, 2, self._heads, batch)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def mix(self, heads: tuple[Tensor, ...], batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        q, k, v = heads
         o_MDL, p_MLS = attend(q, k, v)
         return join_heads(o_MDL[None], batch).t(), (p_MLS,)
 
@@ -121,7 +122,7 @@ class Whole:
     def own_backward(self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int) -> Tensor:
         q, k, v = heads
         d_KMDL = q.new_empty(3, *q.shape)
-        attend_backward(do, q, k, v, *kept, out=(d_KMDL[0], d_KMDL[1], d_KMDL[2]))
+        attend_backward(do, q, k, v, kept[0], (d_KMDL[0], d_KMDL[1], d_KMDL[2]))
         return join_heads(d_KMDL, batch).t()
 
     def caption_backward(
@@ -129,7 +130,7 @@ class Whole:
     ) -> tuple[Tensor, Tensor]:
         q, k, v = heads
         dq_KMDL, dkv_KMDS = q.new_empty(1, *q.shape), k.new_empty(2, *k.shape)
-        attend_backward(do, q, k, v, *kept, out=(dq_KMDL[0], dkv_KMDS[0], dkv_KMDS[1]))
+        attend_backward(do, q, k, v, kept[0], (dq_KMDL[0], dkv_KMDS[0], dkv_KMDS[1]))
         return join_heads(dq_KMDL, batch).t(), join_heads(dkv_KMDS, batch)
 
 
@@ -145,14 +146,14 @@ class Blockwise:
     def caption(self, kv_OR: Tensor, batch: int) -> tuple[Tensor, ...]:
         return self._split(kv_OR.t().contiguous(), 2, batch)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if q.device.type == "cpu":
-            o_BNLD, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+    def mix(self, heads: tuple[Tensor, ...], batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if heads[0].device.type == "cpu":
+            o_BNLD, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*heads)
             return _rows(o_BNLD), (sums,)
         # Which kernel suits a GPU is torch's to say: a small graph inside this operation has its backward.
-        leaves = tuple(x.detach().requires_grad_() for x in (q, k, v))
+        q, k, v = leaves = tuple(x.detach().requires_grad_() for x in heads)
         with torch.enable_grad():
-            o_BNLD = F.scaled_dot_product_attention(*leaves)
+            o_BNLD = F.scaled_dot_product_attention(q, k, v)
         return _rows(o_BNLD.detach()), (o_BNLD, *leaves)
 
     def gradient(self, layer: Product, a_RC: Tensor, dy_RC: Tensor, batch: int) -> Tensor:
@@ -177,10 +178,9 @@ class Blockwise:
     ) -> tuple[Tensor, ...]:
         if do.device.type != "cpu":
             o_BNLD, *leaves = kept
-            return torch.autograd.grad(o_BNLD, leaves, do)
+            return tuple(torch.autograd.grad(o_BNLD, leaves, do))
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        gradients: tuple[Tensor, ...] = backward(do, *heads, *self._split(a_RC, 1, batch), *kept, 0.0, False)
-        return gradients
+        return tuple(backward(do, *heads, *self._split(a_RC, 1, batch), *kept, 0.0, False))
 
 
 def _rows(x_BNLD: Tensor) -> Tensor:

@@ -20,12 +20,14 @@ from lorac.sd.layers import Linear
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import Part
 from lorac.sd.unet import UNet
-from lorac.train.fused.convolution import Patches
+from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
 from lorac.train.fused.frozen import Beside, Frozen, Product
 from lorac.train.fused.gradients import StackGradients
 from lorac.train.fused.joint import JointStack, joint_stacks
 from lorac.train.fused.linear import Adapted
 from lorac.train.fused.operation import Graph
+from lorac.train.fused.resnet import FusedResnet
+from lorac.train.fused.scratch import Scratch
 from lorac.train.fused.stand_ins import (
     Caption,
     Convolution,
@@ -45,7 +47,8 @@ class Fused:
     """The fused forms of a model for some LoRAs of the same modules, put in place of its modules.
 
     A batch holds equally many samples of each LoRA: first those of the first, then those of the second. The U-Net is
-    fused whatever is trained, because the gradient of a caption comes through it. Work that the chain of layers does
+    fused whatever is trained, because the gradient of a caption comes through it; a text encoder that is not trained,
+    if each LoRA has its own part of it. Work that the chain of layers does
     not wait for is given to `helper`, an executor of one thread.
     """
 
@@ -61,7 +64,7 @@ class Fused:
         self._loras, self._helper, self._switches = list(loras), helper, switches
         usual = Recompute.NOTHING if loras[0].merged else Recompute.ELEMENTWISE
         self.recompute = usual if switches.recompute is None else switches.recompute
-        self.patches, self._graph = Patches(), Graph()
+        self.scratch, self._graph = Scratch(), Graph()
         self._started: dict[StackGradients, Future[list[Tensor]]] = {}
         self._stacks: list[StackGradients] = []
         self._places: dict[tuple[Part, str], tuple[StackGradients | Untrained, int]] = {}
@@ -72,7 +75,7 @@ class Fused:
                 self._stacks.append(gradients)
             for index, target in enumerate(stack.targets):
                 self._places[stack.part, target.path] = (gradients, index)
-        if "text_encoder" in trained:
+        if "text_encoder" in trained or (len(loras) > 1 and any(part == "text_encoder" for part, _ in self._places)):
             self._fuse_text_encoder(text_encoder)
         self._fuse_unet(unet)
 
@@ -110,20 +113,21 @@ class Fused:
             layers[i] = TextLayer(self._graph, FusedTextLayer(layer, text_encoder.config.heads, find, self.recompute))
 
     def _fuse_unet(self, unet: UNet) -> None:
-        graph, patches = self._graph, self.patches
-        captions: dict[object, tuple[Caption, Iterator[int]]] = {}
-        operations = {path: self._transformer(unet, path) for path in _transformers(unet)}
-        captions = self._captions(unet, list(operations))
-        unet.conv_out = Convolution(graph, unet.conv_out, patches)  # type: ignore[assignment]
+        graph, more = self._graph, (self.scratch, self._switches)
+        # All layers are found before the first stand-in hides some.
+        transformers = {path: self._transformer(unet, path) for path in _transformers(unet)}
+        captions = self._captions(unet, list(transformers))
+        unet.conv_out = Convolution(graph, FusedConvolution(unet.conv_out, *more))  # type: ignore[assignment]
         for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
             for i, resnet in enumerate(block.resnets):
-                block.resnets[i] = ResnetStandIn(graph, resnet, patches)
+                operation = FusedResnet(resnet, *more, self.recompute)
+                block.resnets[i] = ResnetStandIn(graph, operation, resnet.time_emb_proj)
             for downsample in getattr(block, "downsamplers", ()):
-                downsample.conv = Convolution(graph, downsample.conv, patches)
+                downsample.conv = Convolution(graph, FusedConvolution(downsample.conv, *more))
             for j, upsample in enumerate(getattr(block, "upsamplers", ())):
-                block.upsamplers[j] = UpsampleStandIn(graph, upsample, patches)
-        for path, operation in operations.items():
-            unet.set_submodule(path, TransformerStandIn(graph, operation, *captions[path]))
+                block.upsamplers[j] = UpsampleStandIn(graph, FusedUpsample(upsample.conv, *more), upsample)
+        for path, transformer in transformers.items():
+            unet.set_submodule(path, TransformerStandIn(graph, transformer, *captions[path]))
 
     def _transformer(self, unet: UNet, path: str) -> FusedTransformer:
         module: Any = unet.get_submodule(path)

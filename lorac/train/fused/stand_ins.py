@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lorac.sd.blocks import Resnet, Upsample
-from lorac.train.fused.convolution import FusedConvolution, FusedUpsample, Patches
+from lorac.sd.blocks import Upsample
+from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
 from lorac.train.fused.operation import Graph
 from lorac.train.fused.resnet import FusedResnet
 from lorac.train.fused.text import FusedTextLayer
@@ -62,10 +62,10 @@ class TransformerStandIn(nn.Module):
 class ResnetStandIn(nn.Module):
     """Stands in for a resnet of the U-Net, whose projection of the time it keeps."""
 
-    def __init__(self, graph: Graph, resnet: Resnet, patches: Patches) -> None:
+    def __init__(self, graph: Graph, operation: FusedResnet, time_emb_proj: nn.Module) -> None:
         super().__init__()
-        self.time_emb_proj = resnet.time_emb_proj
-        self._graph, self._operation = graph, FusedResnet(resnet, patches)
+        self.time_emb_proj = time_emb_proj
+        self._graph, self._operation = graph, operation
 
     def forward(self, x_BCHW: Tensor, t_BC11: Tensor) -> Tensor:
         return self._graph.call(self._operation, x_BCHW, t_BC11)
@@ -74,9 +74,9 @@ class ResnetStandIn(nn.Module):
 class Convolution(nn.Module):
     """Stands in for a 3×3 convolution."""
 
-    def __init__(self, graph: Graph, convolution: nn.Conv2d, patches: Patches) -> None:
+    def __init__(self, graph: Graph, operation: FusedConvolution) -> None:
         super().__init__()
-        self._graph, self._operation = graph, FusedConvolution(convolution, patches)
+        self._graph, self._operation = graph, operation
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self._graph.call(self._operation, x_BCHW)
@@ -85,10 +85,9 @@ class Convolution(nn.Module):
 class UpsampleStandIn(nn.Module):
     """Stands in for an enlargement; where a skip connection is odd, that very module."""
 
-    def __init__(self, graph: Graph, upsample: Upsample, patches: Patches) -> None:
+    def __init__(self, graph: Graph, operation: FusedUpsample, upsample: Upsample) -> None:
         super().__init__()
-        self._graph, self._upsample = graph, upsample
-        self._operation = FusedUpsample(upsample.conv, patches)
+        self._graph, self._operation, self._upsample = graph, operation, upsample
 
     def forward(self, x_BCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
         height, width = x_BCHW.shape[2:]

@@ -41,7 +41,7 @@ class OwnAttention:
         form = self._form(h_RC, batch)
         n_RC, stats = layer_norm(self.norm, h_RC)
         heads = form.project(self.qkv, n_RC, 3, batch)
-        a_RC, kept = form.mix(*heads, batch)
+        a_RC, kept = form.mix(heads, batch)
         return self.out.rows(a_RC, h_RC), (h_RC, stats, n_RC if self.keep else None, heads, a_RC, kept)
 
     def backward(self, saved: tuple[Any, ...], dy_RC: Tensor, batch: int) -> Tensor:
@@ -73,7 +73,7 @@ class CaptionAttention:
         form = self._form(h_RC, kv_OR, batch)
         n_RC, stats = layer_norm(self.norm, h_RC)
         (q,) = form.project(self.query, n_RC, 1, batch)
-        a_RC, kept = form.mix(q, *form.caption(kv_OR, batch), batch)
+        a_RC, kept = form.mix((q, *form.caption(kv_OR, batch)), batch)
         return self.out.rows(a_RC, h_RC), (h_RC, stats, n_RC if self.keep else None, q, kv_OR, a_RC, kept)
 
     def backward(self, saved: tuple[Any, ...], dy_RC: Tensor, batch: int, below: bool) -> tuple[Tensor, Tensor]:
