@@ -35,7 +35,7 @@ UNFUSED = ("dropout", "rank_dropout", "module_dropout", "dora", "conv_dim", "con
 """Keys of [network] that need the plain form of the step, which takes one LoRA."""
 LAYOUT = ("block_dims", "block_alphas", "down_lr_weight", "mid_lr_weight", "up_lr_weight")
 """Keys of [network] that say which modules have equal settings; those of a gang are alike."""
-SMALL_BASE, SMALL_GANG, LARGE_GANG = 256 * 2**20, 1, 1
+SMALL_BASE, SMALL_GANG, LARGE_GANG = 256 * 2**20, 8, 5
 """Bytes of a small U-Net, and how many LoRAs are trained on one at once, or on a larger one."""
 
 
