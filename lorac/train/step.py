@@ -106,7 +106,7 @@ class Trainer:
             losses = self._losses(shares, unpacked(fields), context)
             scaled = [self.members[s.member].loss_scale.scaled(loss) for s, loss in zip(shares, losses, strict=True)]
             torch.autograd.backward(scaled)
-            norms = [self.fused.finish()] if self.fused else []
+            norms = self.fused.finish() if self.fused else []
             return (*(loss.detach() for loss in losses), *norms)
 
         key = (number > 0, tuple((share.member, share.part, len(share.samples)) for share in shares))
@@ -151,14 +151,14 @@ class Trainer:
         """The fused form where all networks allow it."""
         loras = [member.lora for member in self.members]
         if self.switches.fused and all(lora.merged for lora in loras):
-            return Fused(self.unet, self.text_encoder, loras[0], self.trained, helper)
+            return Fused(self.unet, self.text_encoder, loras, self.trained, helper, self.switches)
         assert len(loras) == 1, "only networks that can be fused are trained together"
         return None
 
     def _merging(self, member: int) -> Callable[[Part], None]:
         """What puts a member's new factors into the layers."""
         fused = self.fused
-        return (lambda part: fused.merge(part)) if fused else lambda part: None
+        return (lambda part: fused.merge(part, member)) if fused else lambda part: None
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
