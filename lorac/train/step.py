@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from lorac.sd.clip import TextEncoder
-from lorac.sd.lora_names import Part
+from lorac.sd.lora_names import PARTS, Part
 from lorac.sd.unet import UNet
 from lorac.train.fused.network import Fused
 from lorac.train.helper import Inline, helper_for, keep_freed_memory, threads
 from lorac.train.member import Member
-from lorac.train.objective import Batch, Pictures
+from lorac.train.objective import Batch, Pictures, packed, unpacked
 from lorac.train.passes import Share, passes
 from lorac.train.slices import Step
 from lorac.train.switches import Switches
+from lorac.train.tape import Tapes
 from lorac.train.text_states import TextStates
 
 __all__ = ["Member", "Trainer", "Turn"]
@@ -60,8 +61,11 @@ class Trainer:
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
         self.trained = self.members[0].trained
         helper = helper_for(self.device) if self.switches.beside else Inline()
-        self.fused = self._fuse(helper)
-        self._small = self.fused is not None and all(member.lora.merged for member in self.members)
+        merged = all(member.lora.merged for member in self.members)
+        usual = self.device.type == "cpu" and self.dtype == torch.float32  # else a loss scale changes from step to step
+        self._tapes = Tapes(helper, self.switches.tape and self.switches.fused and merged and usual)
+        self.fused = self._fuse(self._tapes)
+        self._small = self.fused is not None and merged
         for number, member in enumerate(self.members):
             member.join(self.device, self.dtype, self._merging(number), helper)
         frozen = not any(member.lora.parameters("text_encoder") for member in self.members)
@@ -76,17 +80,12 @@ class Trainer:
         losses: list[Tensor | None] = [None] * len(turns)
         norms: Sequence[Tensor] = ()
         for number, shares in enumerate(passes(turns, self.split)):
-            if self.fused:
-                self.fused.start(accumulating=number > 0)
-            else:
+            if not self.fused:
                 self.members[0].start_pass(shares[0].step, number)
-            found = self._losses(shares)
-            scaled = [self.members[s.member].loss_scale.scaled(loss) for s, loss in zip(shares, found, strict=True)]
-            torch.autograd.backward(scaled)
-            norms = self.fused.finish() if self.fused else ()
+            found, norms = self._pass(shares, number)
             for share, loss in zip(shares, found, strict=True):
                 before = losses[share.member]
-                losses[share.member] = loss.detach() if before is None else before + loss.detach()
+                losses[share.member] = loss if before is None else before + loss
         for number, (member, turn) in enumerate(zip(self.members, turns, strict=True)):
             if turn is not None:
                 member.update(norms[number] if norms else member.norm(), turn[0])
@@ -96,16 +95,36 @@ class Trainer:
         """For the caller's thread while it trains a small base: operations are short, and the helper has a core."""
         return threads(1) if self._small else nullcontext()
 
-    def _losses(self, shares: Sequence[Share]) -> list[Tensor]:
-        """What one pass adds to the losses of its members."""
+    def _pass(self, shares: Sequence[Share], number: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """What one pass adds to the losses of its members; and the norms of their gradients, if they are fused."""
         batches = [self.members[s.member].objective.batch(s.samples, s.pictures, self.max_token_length) for s in shares]
+        ids_BKL = _joined([batch.ids for batch in self._rows(shares, batches)])
+        states_BLD = None if self._text_states is None else self._text_states.of(ids_BKL, self.device)
+
+        def work(context: Tensor | None, *fields: Tensor | None) -> tuple[Tensor, ...]:
+            if self.fused:
+                self.fused.start(accumulating=number > 0)
+            losses = self._losses(shares, unpacked(fields), context)
+            scaled = [self.members[s.member].loss_scale.scaled(loss) for s, loss in zip(shares, losses, strict=True)]
+            torch.autograd.backward(scaled)
+            norms = self.fused.finish() if self.fused else []
+            return (*(loss.detach() for loss in losses), *norms)
+
+        key = (number > 0, tuple((share.member, share.part, len(share.samples)) for share in shares))
+        factors = [factor for member in self.members for part in PARTS for factor in member.lora.parameters(part)]
+        found = self._tapes.run(key, (states_BLD, *packed(batches)), work, factors)
+        return found[: len(shares)], found[len(shares) :]
+
+    def _losses(self, shares: Sequence[Share], batches: Sequence[Batch], context_BLD: Tensor | None) -> list[Tensor]:
+        """The losses of one pass. `context_BLD` is given where the text encoder is not trained."""
         rows = self._rows(shares, batches)
-        context_BLD = self._context(_joined([batch.ids for batch in rows]))
+        if context_BLD is None:
+            context_BLD = self._context(_joined([batch.ids for batch in rows]))
         for member in self.members:
-            member.optimiser.settle()
+            self._tapes.do(member.optimiser.settle)
         noisy_BCHW = _joined([batch.noisy for batch in rows]).to(self.device, self.dtype)
         t_B = _joined([batch.timestep for batch in rows]).to(self.device)
-        with threads(2) if self._small else nullcontext():  # the helper has nothing to do meanwhile
+        with self._tapes.threads(2) if self._small else nullcontext():  # the helper has nothing to do meanwhile
             estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
         estimates = [estimate_BCHW] if len(rows) == 1 else estimate_BCHW.chunk(len(rows))
         parts = dict(zip(self._places(shares), estimates, strict=True))
@@ -125,8 +144,6 @@ class Trainer:
         return [own.get(place, batches[0]) for place in self._places(shares)]
 
     def _context(self, ids_BKL: Tensor) -> Tensor:
-        if self._text_states is not None:
-            return self._text_states.of(ids_BKL, self.device)
         with torch.set_grad_enabled("text_encoder" in self.trained):
             context_BLD: Tensor = self.text_encoder(ids_BKL.to(self.device), self.clip_skip)
         return context_BLD
