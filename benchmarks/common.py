@@ -1,4 +1,4 @@
-"""What every benchmark needs: facts of the machine, times of whole processes, a table, a JSON file."""
+"""What every benchmark needs: turns and medians, the machine and its rate, times of processes, a table, a JSON file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,29 @@ class Series:
 
     def facts(self) -> dict[str, Any]:
         return {"median": round(self.median, 4), "seconds": [round(value, 4) for value in self.seconds]}
+
+
+def alternate(contestants: Mapping[str, Callable[[int], object]], rounds: int, steps: int = 1) -> dict[str, Series]:
+    """Seconds of a step of each, in turns: `rounds` times `steps` steps, after one unmeasured turn of each.
+
+    A step returns when its work is done.
+    """
+    series = {name: Series(name) for name in contestants}
+    for done in range(rounds + 1):
+        for name, step in contestants.items():
+            started = time.perf_counter()
+            for i in range(steps):
+                step(done * steps + i)
+            if done:
+                series[name].seconds.append((time.perf_counter() - started) / steps)
+    return series
+
+
+def times(series: Mapping[str, Series], slow: str, fast: str) -> float:
+    """How many steps `fast` makes in the time of one of `slow`: the median over rounds of the ratio in a round, since
+    a machine's speed drifts from minute to minute."""
+    pairs = zip(series[slow].seconds, series[fast].seconds, strict=True)
+    return statistics.median(one / other for one, other in pairs)
 
 
 def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *, stop: bool = False) -> float:
@@ -63,6 +86,31 @@ def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *
     if (process.returncode != 0 and not killed) or (until is not None and seen is None):
         sys.exit(f"{' '.join(map(str, command))} gave {process.returncode}:\n{''.join(lines[-50:])}")
     return ended if seen is None else seen
+
+
+def output(command: Sequence[str | Path], folder: Path) -> str:
+    """What a process prints. Raises SystemExit with its errors when it fails."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=folder, env=environment(), capture_output=True, text=True, encoding="utf-8"
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} gave {done.returncode}:\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def pin(count: int) -> None:
+    """Keep this process and its children on the first `count` of its cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def peak_bytes(device: str = "cpu") -> int:
+    """The most memory that this process has used: its resident set, or what torch has allocated on a GPU."""
+    import torch
+
+    from lorac.sd.device import Device
+
+    return Device(device, torch.float32).peak_bytes()
 
 
 def environment() -> dict[str, str]:
@@ -130,4 +178,14 @@ def write_result(name: str, facts: Mapping[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def keep(name: str, case: str, facts: Mapping[str, Any], packages: Sequence[str]) -> Path:
+    """Write one case's facts into `results/NAME.json`, with commit, machine and versions; other cases stay."""
+    path = RESULTS / f"{name}.json"
+    held = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    cases = {**held.get("cases", {}), case: {"commit": commit(), "machine": machine(), "versions": versions(packages)}}
+    cases[case] |= facts
+    print(f"written to {write_result(name, {'benchmark': name, 'cases': dict(sorted(cases.items()))})}", flush=True)
     return path
