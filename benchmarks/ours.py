@@ -1,36 +1,40 @@
-"""lorac's step, as `lorac build` does it."""
+"""lorac's step, as `lorac build` does it: of one LoRA, or of several at once."""
 
 from __future__ import annotations
-
-from contextlib import nullcontext
 
 import torch
 
 from benchmarks.models import Models, schedule_step
 from lorac.sd.lora import LoRANetwork, NetworkSettings
-from lorac.train.helper import threads
+from lorac.train.member import Member
 from lorac.train.objective import Pictures
 from lorac.train.step import Trainer
+from lorac.train.switches import Switches
 
 
 class LoracStep:
-    """One optimiser step of a trainer; the modules of `models` are its own from now on."""
+    """One optimiser step of `count` LoRAs together. The modules of `models` are the trainer's own from now on."""
 
-    def __init__(self, models: Models, px: int, batch: int) -> None:
+    def __init__(
+        self, models: Models, px: int, batch: int, count: int = 1, switches: Switches | None = None
+    ) -> None:
         size = models.size
         self.size, self.batch = size, batch
-        lora = LoRANetwork(models.unet, models.text, NetworkSettings(size.rank, float(size.rank)), size.trained)
+        settings = NetworkSettings(size.rank, float(size.rank))
+        loras = [LoRANetwork(models.unet, models.text, settings, size.trained, seed) for seed in range(count)]
+        assert all(len(lora.adapters()) == size.modules for lora in loras)
         self.trainer = Trainer(
             models.unet,
             models.text,
-            lora,
-            trained=size.trained,
+            [Member(lora, trained=size.trained) for lora in loras],
             clip_skip=size.clip_skip,
             max_token_length=size.tokens,
+            switches=switches,
         )
-        assert len(lora.adapters()) == size.modules
         self.pictures = Pictures([torch.randn(4, px // 8, px // 8) for _ in range(batch)])
 
-    def __call__(self, index: int) -> object:
-        with threads(1) if self.trainer.fused else nullcontext():
-            return float(self.trainer.step(schedule_step(self.size, index, self.batch), self.pictures))
+    def __call__(self, index: int) -> list[float]:
+        turn = schedule_step(self.size, index, self.batch), self.pictures
+        with self.trainer.few_threads():
+            losses = self.trainer.step([turn] * len(self.trainer.members))
+        return [float(loss) for loss in losses if loss is not None]
