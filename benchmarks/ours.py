@@ -15,9 +15,7 @@ from lorac.train.switches import Switches
 class LoracStep:
     """One optimiser step of `count` LoRAs together. The modules of `models` are the trainer's own from now on."""
 
-    def __init__(
-        self, models: Models, px: int, batch: int, count: int = 1, switches: Switches | None = None
-    ) -> None:
+    def __init__(self, models: Models, px: int, batch: int, count: int = 1, switches: Switches | None = None) -> None:
         size = models.size
         self.size, self.batch = size, batch
         settings = NetworkSettings(size.rank, float(size.rank))
