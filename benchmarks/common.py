@@ -116,7 +116,8 @@ def peak_bytes(device: str = "cpu") -> int:
 def environment() -> dict[str, str]:
     """This process's, but with bytecode, as installed packages have it, and with output that comes at once."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     return {**kept, **own}
 
 
@@ -141,8 +142,12 @@ def _cpu() -> str:
 
 
 def versions(packages: Sequence[str], python: str = sys.executable) -> dict[str, str]:
-    """Versions of packages as an interpreter has them installed."""
-    code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    """Versions of packages as an interpreter has them installed; "-" of one that it has not."""
+    code = (
+        "import sys; from importlib.metadata import distributions; "
+        "found = {d.name.lower(): d.version for d in distributions()}; "
+        "print(*(found.get(name, '-') for name in sys.argv[1:]))"
+    )
     done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
     return dict(zip(packages, done.stdout.split(), strict=True))
 
@@ -173,10 +178,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
-def write_result(name: str, facts: Mapping[str, Any]) -> Path:
+def write_result(name: str, facts: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     """Write `results/NAME.json`; returns its path."""
-    path = RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
