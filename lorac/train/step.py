@@ -61,6 +61,7 @@ class Trainer:
         self.trained = self.members[0].trained
         helper = helper_for(self.device) if self.switches.beside else Inline()
         self.fused = self._fuse(helper)
+        self._small = self.fused is not None and all(member.lora.merged for member in self.members)
         for number, member in enumerate(self.members):
             member.join(self.device, self.dtype, self._merging(number), helper)
         frozen = not any(member.lora.parameters("text_encoder") for member in self.members)
@@ -82,7 +83,7 @@ class Trainer:
             found = self._losses(shares)
             scaled = [self.members[s.member].loss_scale.scaled(loss) for s, loss in zip(shares, found, strict=True)]
             torch.autograd.backward(scaled)
-            norms = [self.fused.finish()] if self.fused else ()
+            norms = self.fused.finish() if self.fused else ()
             for share, loss in zip(shares, found, strict=True):
                 before = losses[share.member]
                 losses[share.member] = loss.detach() if before is None else before + loss.detach()
@@ -93,7 +94,7 @@ class Trainer:
 
     def few_threads(self) -> AbstractContextManager[None]:
         """For the caller's thread while it trains a small base: operations are short, and the helper has a core."""
-        return threads(1) if self.fused else nullcontext()
+        return threads(1) if self._small else nullcontext()
 
     def _losses(self, shares: Sequence[Share]) -> list[Tensor]:
         """What one pass adds to the losses of its members."""
@@ -104,7 +105,7 @@ class Trainer:
             member.optimiser.settle()
         noisy_BCHW = _joined([batch.noisy for batch in rows]).to(self.device, self.dtype)
         t_B = _joined([batch.timestep for batch in rows]).to(self.device)
-        with threads(2) if self.fused else nullcontext():  # the helper has nothing to do meanwhile
+        with threads(2) if self._small else nullcontext():  # the helper has nothing to do meanwhile
             estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
         estimates = [estimate_BCHW] if len(rows) == 1 else estimate_BCHW.chunk(len(rows))
         parts = dict(zip(self._places(shares), estimates, strict=True))
@@ -133,15 +134,15 @@ class Trainer:
     def _fuse(self, helper: Executor) -> Fused | None:
         """The fused form where all networks allow it."""
         loras = [member.lora for member in self.members]
-        if self.switches.fused and all(lora.merged for lora in loras):
-            return Fused(self.unet, self.text_encoder, loras[0], self.trained, helper)
+        if self.switches.fused and all(lora.plain for lora in loras):
+            return Fused(self.unet, self.text_encoder, loras, self.trained, helper, self.switches)
         assert len(loras) == 1, "only networks that can be fused are trained together"
         return None
 
     def _merging(self, member: int) -> Callable[[Part], None]:
         """What puts a member's new factors into the layers."""
         fused = self.fused
-        return (lambda part: fused.merge(part)) if fused else lambda part: None
+        return (lambda part: fused.merge(part, member)) if fused else lambda part: None
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
