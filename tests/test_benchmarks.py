@@ -62,7 +62,7 @@ def test_both_sides_begin_with_the_same_loss(size: Size) -> None:
     """The up factors are 0 at first, so on the same noise both are the bare base."""
     models = draw(size)
     peer, ours = PeftStep(models, 64, 1), LoracStep(models, 64, 1)
-    ours.pictures.latents[0].copy_(peer.latents[0] / 0.18215)  # type: ignore[index]
+    ours.pictures.latents[0].copy_(peer.latents[0] / 0.18215)
     with pytest.MonkeyPatch.context() as patch:
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         patch.setattr(torch, "randn_like", lambda _: noise)
