@@ -24,7 +24,7 @@ from lorac.sd.lora_settings import NetworkSettings
 from lorac.sd.tokenizer import chunk
 from lorac.train.objective import Pictures
 from lorac.train.slices import Sample, Step
-from lorac.train.step import Trainer
+from lorac.train.step import Member, Trainer
 from tests.fullsize import Base, diffusers_models, draw
 
 LIMIT = 1e-4
@@ -85,7 +85,8 @@ def _our_step(base: Base, step: Step, latent_CHW: Tensor, clip_skip: int) -> tup
         for name, tensor in sorted(lora.state().items())
     }
     lora.load_state(factors)
-    trainer = Trainer(base.unet, base.text, lora, clip_skip=clip_skip, max_token_length=TOKENS)
+    member = Member(lora)
+    trainer = Trainer(base.unet, base.text, [member], clip_skip=clip_skip, max_token_length=TOKENS)
     held: Named = {}
 
     def keep(norm: Tensor, rates: object) -> None:
@@ -93,10 +94,11 @@ def _our_step(base: Base, step: Step, latent_CHW: Tensor, clip_skip: int) -> tup
         grads = {factor: torch.zeros_like(factor) if factor.grad is None else factor.grad for factor in parameters}
         held.update({name: gradient.clone() for name, gradient in lora.named(grads).items()})
 
-    trainer.optimiser.apply = keep  # type: ignore[method-assign]
-    loss = float(trainer.step(step, Pictures([latent_CHW])))
+    member.optimiser.apply = keep  # type: ignore[method-assign]
+    (loss,) = trainer.step([(step, Pictures([latent_CHW]))])
+    assert loss is not None
     lora.detach()
-    return loss, held, {name: tensor for name, tensor in factors.items() if tensor.dim()}
+    return float(loss), held, {name: tensor for name, tensor in factors.items() if tensor.dim()}
 
 
 def _their_step(

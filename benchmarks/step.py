@@ -29,7 +29,7 @@ from lorac.sd.unet import UNet
 from lorac.train.helper import threads
 from lorac.train.objective import Pictures
 from lorac.train.slices import Sample, Step
-from lorac.train.step import Trainer
+from lorac.train.step import Member, Trainer
 from tests.small import base, diffusers_unet, transformers_text_model
 
 RANK, CLIP_SKIP, TOKENS, RATE = 128, 2, 150, 1e-4
@@ -42,13 +42,13 @@ GEMM = 1024
 def lorac_step(unet: UNet, text_encoder: TextEncoder) -> Callable[[int], object]:
     """A function that does one step of lorac's trainer."""
     lora = LoRANetwork(unet, text_encoder, NetworkSettings(RANK, float(RANK)))
-    trainer = Trainer(unet, text_encoder, lora, clip_skip=CLIP_SKIP, max_token_length=TOKENS)
+    trainer = Trainer(unet, text_encoder, [Member(lora)], clip_skip=CLIP_SKIP, max_token_length=TOKENS)
     latents = [torch.randn(4, 16, 16)]
 
     def step(index: int) -> object:
         with threads(1):
             sample = Sample(0, 37 * index % 1000, index, 1.0, CAPTION)
-            return trainer.step(Step(index, RATE, RATE, [[sample]]), Pictures(latents))
+            return trainer.step([(Step(index, RATE, RATE, [[sample]]), Pictures(latents))])
 
     return step
 

@@ -17,7 +17,7 @@ from lorac.train.fused.resnet import FusedResnet
 from lorac.train.objective import Pictures
 from lorac.train.optimiser import AdamW
 from lorac.train.slices import Sample, Step
-from lorac.train.step import Trainer
+from tests.alone import Alone
 from tests.small import base, randomise
 
 
@@ -41,7 +41,7 @@ def gradients(
             for name, tensor in sorted(lora.state().items())
         }
     )
-    trainer = Trainer(unet, text_encoder, lora, trained=parts, clip_skip=2, max_token_length=tokens)
+    trainer = Alone(unet, text_encoder, lora, trained=parts, clip_skip=2, max_token_length=tokens)
     samples = [Sample(i, 100 + 300 * i, 5 + i, 1.0, [1000 + i] * 20) for i in range(batch)]
     latents = [torch.randn(4, *size, generator=generator) for _ in range(batch)]
     norms = []
@@ -105,7 +105,7 @@ def check(module: Callable[..., Tensor], operation: Any, *inputs: Tensor) -> Non
         expected_gradients = torch.autograd.grad(expected, leaves, gradient, allow_unused=True)
         with torch.no_grad():
             output, saved = operation.forward(*leaves)
-            ours = operation.backward(saved, gradient)
+            ours = operation.backward(saved, gradient, (True,) * len(leaves))
         torch.testing.assert_close(output, expected)
         for mine, theirs in zip(ours, expected_gradients, strict=True):
             if mine is not None:
@@ -179,7 +179,7 @@ def test_the_helper_thread_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> No
 
     def three_steps() -> dict[str, Tensor]:
         unet, text_encoder = base()
-        trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(4, 4.0)))
+        trainer = Alone(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(4, 4.0)))
         for i in range(3):
             trainer.step(Step(i, 1e-3, 1e-3, [[Sample(0, 500, i, 1.0, [5])]]), Pictures([torch.ones(4, 8, 8)]))
         return trainer.state()
@@ -193,7 +193,7 @@ def test_the_helper_thread_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_error_in_the_helper_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     unet, text_encoder = base()
-    trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(2, 2.0)))
+    trainer = Alone(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(2, 2.0)))
 
     def fail(_: AdamW, part: str, rate: float) -> None:
         if part == "unet":

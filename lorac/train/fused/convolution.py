@@ -82,7 +82,7 @@ class FusedConvolution:
         y_BHWO = y_RO.view(batch, -(-height // self.stride), -(-width // self.stride), -1)
         return y_BHWO.permute(0, 3, 1, 2), (x_BCHW,)
 
-    def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor) -> tuple[Tensor]:
+    def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor]:
         (x_BCHW,) = saved
         if self.stride > 1:
             spread_BOHW = torch.zeros_like(x_BCHW[:, :1]).repeat(1, dy_BOHW.shape[1], 1, 1)
@@ -105,7 +105,7 @@ class FusedUpsample:
         y_RO = torch.addmm(self.kernel.bias_O, self.patches.of(large_BCHW), self.kernel.forward_KO)
         return from_rows(y_RO, large_BCHW), (x_BCHW,)
 
-    def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor) -> tuple[Tensor]:
+    def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor]:
         (x_BCHW,) = saved
         batch, channels, height, width = x_BCHW.shape
         d_RC = self.patches.of(dy_BOHW) @ self.kernel.backward_KC

@@ -27,18 +27,25 @@ from lorac.train.fused.transformer import CaptionKeysValues, FusedTransformer
 
 
 class Operation(Protocol):
-    """A function of tensors that knows its gradient."""
+    """A function of tensors that knows its gradient.
+
+    `forward` returns its output and what backward needs: nested tuples of tensors. `needs` says of each input whether
+    its gradient is wanted; where it is not, `backward` may return None.
+    """
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, tuple[Any, ...]]: ...
 
-    def backward(self, saved: tuple[Any, ...], gradient: Tensor) -> tuple[Tensor, ...]: ...
+    def backward(
+        self, saved: tuple[Any, ...], gradient: Tensor, needs: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]: ...
 
 
 class _Call(torch.autograd.Function):
-    """An `Operation` in the autograd graph. `anchor` requires gradients, so that backward runs whatever the inputs."""
+    """An `Operation` in the autograd graph. An `anchor` that requires gradients makes backward run whatever the
+    inputs: an operation with factors needs one."""
 
     @staticmethod
-    def forward(ctx: Any, operation: Operation, anchor: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, operation: Operation, anchor: Tensor | None, *inputs: Tensor) -> Tensor:
         output: Tensor
         output, ctx.saved = operation.forward(*inputs)
         ctx.operation = operation
@@ -46,7 +53,7 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, None, *ctx.operation.backward(ctx.saved, *gradients)
+        return None, None, *ctx.operation.backward(ctx.saved, *gradients, ctx.needs_input_grad[2:])
 
 
 class Fused:
@@ -74,6 +81,12 @@ class Fused:
             self._fuse_unet(unet)
 
     def call(self, operation: Any, *inputs: Tensor) -> Tensor:
+        """An operation without factors: where no input has a gradient, nothing is kept and there is no backward."""
+        output: Tensor = _Call.apply(operation, None, *inputs)  # type: ignore[no-untyped-call]
+        return output
+
+    def train(self, operation: Any, *inputs: Tensor) -> Tensor:
+        """An operation whose factors are trained: backward runs even if no input wants a gradient."""
         output: Tensor = _Call.apply(operation, self._anchor, *inputs)  # type: ignore[no-untyped-call]
         return output
 
@@ -150,7 +163,7 @@ class _TextLayer(nn.Module):
         self._fused, self._operation = fused, operation
 
     def forward(self, x_BLC: Tensor, *_: Any, **__: Any) -> Tensor:
-        return self._fused.call(self._operation, x_BLC)
+        return self._fused.train(self._operation, x_BLC)
 
 
 class _Caption:
@@ -167,7 +180,7 @@ class _Caption:
         """Those of the level's transformer `number`."""
         if ctx_BSD is not self._context:
             self._context = ctx_BSD
-            self._parts = self._fused.call(self._operation, ctx_BSD).split_with_sizes(self._sizes)
+            self._parts = self._fused.train(self._operation, ctx_BSD).split_with_sizes(self._sizes)
         return self._parts[number]
 
 
@@ -179,7 +192,7 @@ class _Transformer(nn.Module):
         self._fused, self._operation, self._caption, self._number = fused, operation, caption, number
 
     def forward(self, x_BCHW: Tensor, ctx_BSD: Tensor) -> Tensor:
-        return self._fused.call(self._operation, x_BCHW, self._caption.keys_values(ctx_BSD, self._number))
+        return self._fused.train(self._operation, x_BCHW, self._caption.keys_values(ctx_BSD, self._number))
 
 
 class _Resnet(nn.Module):

@@ -44,7 +44,7 @@ class FusedResnet:
             y_RO = straight_RO.addmm_(self.patches.of_silu(n2_BOHW), self.conv2.forward_KO)
         return from_rows(y_RO, x_BCHW), (x_BCHW, n1_BCHW, stats1, h_BOHW, n2_BOHW, stats2)
 
-    def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor) -> tuple[Tensor, None]:
+    def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor, None]:
         """The gradient of `x_BCHW`; the time input has none."""
         x_BCHW, n1_BCHW, stats1, h_BOHW, n2_BOHW, stats2 = saved
         dy_BOHW = dy_BOHW.contiguous(memory_format=torch.channels_last)

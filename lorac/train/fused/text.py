@@ -53,7 +53,7 @@ class FusedTextLayer:
         y_RC = self.fc2.rows(f_RF, h2_RC)
         return y_RC.view(x_BLC.shape), (h1_RC, n1_RC, stats1, (q, k, v, p), a_RC, h2_RC, n2_RC, stats2, u_RF, f_RF)
 
-    def backward(self, saved: tuple[Any, ...], dy_BLC: Tensor) -> tuple[Tensor]:
+    def backward(self, saved: tuple[Any, ...], dy_BLC: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None]:
         """The gradient of `x_BLC`."""
         h1_RC, n1_RC, stats1, (q, k, v, p), a_RC, h2_RC, n2_RC, stats2, u_RF, f_RF = saved
         batch = dy_BLC.shape[0]
@@ -66,5 +66,8 @@ class FusedTextLayer:
         dkvq_KMDL = q.new_empty(3, *q.shape)
         attend_backward(do_MDL, q, k, v, p, (dkvq_KMDL[2], dkvq_KMDL[0], dkvq_KMDL[1]))
         dkvq_RO = join_heads(dkvq_KMDL, batch).t()
+        if not needs[0]:
+            self.kvq.record(n1_RC, dkvq_RO)
+            return (None,)
         dx_RC = layer_norm_backward(self.norms[0], self.kvq.backward(n1_RC, dkvq_RO), h1_RC, stats1).add_(dh_RC)
         return (dx_RC.view(dy_BLC.shape),)

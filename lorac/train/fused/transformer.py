@@ -72,7 +72,9 @@ class FusedTransformer:
         states = ((h1_RC, n1_RC, stats1, a1_RC), (h2_RC, n2_RC, stats2, a2_RC), (h3_RC, n3_RC, stats3, h4_RC))
         return from_rows(y_RC, x_BCHW), (x_BCHW, group_stats, in_RC, states, first, second, feed)
 
-    def backward(self, saved: tuple[Any, ...], dy_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(
+        self, saved: tuple[Any, ...], dy_BCHW: Tensor, needs: tuple[bool, ...]
+    ) -> tuple[Tensor | None, Tensor]:
         """The gradients of `x_BCHW` and `kv_OR`."""
         x_BCHW, group_stats, in_RC, states, first, second, feed = saved
         (h1_RC, n1_RC, stats1, a1_RC), (h2_RC, n2_RC, stats2, a2_RC), (h3_RC, n3_RC, stats3, h4_RC) = states
@@ -104,6 +106,9 @@ class FusedTransformer:
         dqkv_RO = join_heads(dqkv_KMDL, batch).t()
         dh_RC = layer_norm_backward(self.norms[0], self.qkv.backward(n1_RC, dqkv_RO), h1_RC, stats1).add_(dh_RC)
 
+        if not needs[0]:
+            self.proj_in.record(in_RC, dh_RC)
+            return None, join_heads(dkv_KMDS, batch)
         dnormed_BCHW = from_rows(self.proj_in.backward(in_RC, dh_RC), x_BCHW)
         dx_BCHW = group_norm_backward(self.norm, dnormed_BCHW, x_BCHW, group_stats).add_(dy_BCHW)
         return dx_BCHW, join_heads(dkv_KMDS, batch)
@@ -119,6 +124,9 @@ class CaptionKeysValues:
         """(O, B · S) with the channels of all transformers, one below the other."""
         return self._layer.columns(ctx_BSD.flatten(0, 1)), (ctx_BSD,)
 
-    def backward(self, saved: tuple[Any, ...], dkv_OR: Tensor) -> tuple[Tensor]:
+    def backward(self, saved: tuple[Any, ...], dkv_OR: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None]:
         (ctx_BSD,) = saved
+        if not needs[0]:
+            self._layer.record(ctx_BSD.flatten(0, 1), dkv_OR.t())
+            return (None,)
         return (self._layer.backward(ctx_BSD.flatten(0, 1), dkv_OR.t()).view_as(ctx_BSD),)
