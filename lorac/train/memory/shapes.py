@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from lorac.sd.lora_settings import Adapter
@@ -49,10 +50,13 @@ class Sizes:
 
     def text_weights(self) -> int:
         """Parameters of the text encoder: 123,060,480 for SD1.5."""
-        c, f = self.text, self.text_inner
-        layer = 4 * (c * c + c) + 2 * c * f + f + c + 4 * c
-        return (self.vocabulary + TOKENS) * c + self.text_layers * layer + 2 * c
+        return (self.vocabulary + TOKENS) * self.text + self.text_layers * self.text_weights_of_layer() + 2 * self.text
 
+    def text_weights_of_layer(self) -> int:
+        c, f = self.text, self.text_inner
+        return 4 * (c * c + c) + 2 * c * f + f + c + 4 * c
+
+    @cache  # noqa: B019 - sizes are few
     def module(self, path: str) -> tuple[int, int]:
         """(outputs, inputs) of a module that may have a LoRA; the inputs of a 3×3 convolution are its 9 pixels'."""
         if path.startswith("text_model."):
@@ -108,8 +112,13 @@ class Unit:
         return 9 * i * c + c
 
 
-def steps(sizes: Sizes) -> Iterator[Unit]:
+@cache
+def steps(sizes: Sizes) -> tuple[Unit, ...]:
     """The U-Net between its first and its last convolution."""
+    return tuple(_steps(sizes))
+
+
+def _steps(sizes: Sizes) -> Iterator[Unit]:
     widths, last = sizes.widths, len(sizes.widths) - 1
     skips, before = [widths[0]], widths[0]
     for i, c in enumerate(widths):
