@@ -23,6 +23,8 @@ class Adapted:
     of the stack are finished, and so must `dy_RO`.
     """
 
+    records = True
+
     def __init__(self, gradients: StackGradients, first: int, count: int = 1) -> None:
         stack = gradients.stack
         self._weight_OI = stack.merged_MOI[first : first + count].flatten(0, 1)
