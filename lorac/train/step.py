@@ -82,7 +82,7 @@ class Trainer:
             found = self._losses(shares)
             scaled = [self.members[s.member].loss_scale.scaled(loss) for s, loss in zip(shares, found, strict=True)]
             torch.autograd.backward(scaled)
-            norms = [self.fused.finish()] if self.fused else ()
+            norms = self.fused.finish() if self.fused else ()
             for share, loss in zip(shares, found, strict=True):
                 before = losses[share.member]
                 losses[share.member] = loss.detach() if before is None else before + loss.detach()
@@ -133,15 +133,15 @@ class Trainer:
     def _fuse(self, helper: Executor) -> Fused | None:
         """The fused form where all networks allow it."""
         loras = [member.lora for member in self.members]
-        if self.switches.fused and all(lora.merged for lora in loras):
-            return Fused(self.unet, self.text_encoder, loras[0], self.trained, helper)
+        if self.switches.fused:
+            return Fused(self.unet, self.text_encoder, loras, self.trained, helper, self.switches)
         assert len(loras) == 1, "only networks that can be fused are trained together"
         return None
 
     def _merging(self, member: int) -> Callable[[Part], None]:
         """What puts a member's new factors into the layers."""
         fused = self.fused
-        return (lambda part: fused.merge(part)) if fused else lambda part: None
+        return (lambda part: fused.merge(part, member)) if fused else lambda part: None
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
