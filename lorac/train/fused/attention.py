@@ -188,7 +188,9 @@ def _rows(x_BNLD: Tensor) -> Tensor:
     return x_BNLD.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def attention_for(heads: int, q_tokens: int, k_tokens: int, channels: int, device: torch.device, keep: bool) -> Attention:
+def attention_for(
+    heads: int, q_tokens: int, k_tokens: int, channels: int, device: torch.device, keep: bool
+) -> Attention:
     """The form for a size. `keep` says that speed comes before memory."""
     whole = keep and device.type == "cpu" and q_tokens * k_tokens * channels <= WHOLE_LIMIT
     return Whole(heads) if whole else Blockwise(heads)

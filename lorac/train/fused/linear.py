@@ -32,6 +32,7 @@ class Adapted:
     """
 
     records = True
+    """Whether backward looks at the input that it is given."""
 
     def __init__(
         self, gradients: StackGradients, first: int, count: int = 1, recompute: Recompute = Recompute.ELEMENTWISE
