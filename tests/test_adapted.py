@@ -41,7 +41,7 @@ class Case:
         """y (R, Y) and dx (R, I); a second call adds to the factors' gradients."""
         x_NLI = self.x_RI.double().view(self.networks, -1, INPUTS).requires_grad_()
         y_NLY = times * self.definition.forward(x_NLI)
-        y_NLY.backward(self.dy_RY.double().view_as(y_NLY))
+        torch.autograd.backward(y_NLY, self.dy_RY.double().view_as(y_NLY))
         assert x_NLI.grad is not None
         return y_NLY.detach().flatten(0, 1), x_NLI.grad.flatten(0, 1)
 
@@ -97,6 +97,8 @@ def test_columns(merged: bool, networks: int, each: int, count: int, bias: bool,
     expected_KSOT = case.columns(y_RY)
     y = layer.columns(case.x_RI, case.samples)
     assert y.is_contiguous() and close(y, expected_KSOT.reshape(-1, case.tokens))
+    y = layer.columns(case.x_RI)
+    assert y.is_contiguous() and close(y, y_RY.T)
     dy_KSOT = case.columns(case.dy_RY).contiguous()
     assert close(layer.backward(case.x_RI, dy_KSOT), dx_RI)
     case.check_gradients()
@@ -113,6 +115,8 @@ def test_inputs_from_columns_and_gradients_to_columns(merged: bool, networks: in
     dx = layer.backward_columns(x_STI, case.dy_RY, case.samples)
     assert dx.is_contiguous() and close(dx.view(case.samples, -1, case.tokens).mT.flatten(0, 1), dx_RI)
     case.check_gradients()
+    dx = layer.backward_columns(case.x_RI, case.dy_RY)
+    assert dx.is_contiguous() and close(dx, dx_RI.T)
 
 
 @pytest.mark.parametrize("networks", [1, 3])

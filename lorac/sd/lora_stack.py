@@ -85,7 +85,7 @@ class Stack:
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Compute what the layers read from the current factors: the merged weights, or the factors in another dtype."""
+        """Compute from the current factors what layers read: the merged weights, or the factors in another dtype."""
         if self._cast:
             for copy, factor in zip(self._cast, (self.down_MRI, self.up_MOR), strict=True):
                 copy.copy_(factor)

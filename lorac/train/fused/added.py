@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorac.sd.layers import Layer
 from lorac.train.fused.gradients import StackGradients
-from lorac.train.fused.products import apart, batches, beside, sum_of_products
+from lorac.train.fused.products import apart, batches, beside
 
 
 class AddedForm:
@@ -77,7 +77,8 @@ class AddedForm:
         for at in self._batches:
             torch.bmm(dy_KNLO[at], self._up_KNOR[at], out=dmiddle_KNLR[at])
         dmiddle_NLM = self._scaled(dmiddle_NLKR.flatten(2))
-        self._gradients.record(self._first, x_NLI, dy_KNLO, self._by_module(self._middle(x_NLI)), dmiddle_KNLR)
+        middle_KNLR = self._by_module(self._middle(x_NLI))
+        self._gradients.record(self._first, x_NLI, dy_KNLO, (middle_KNLR, dmiddle_KNLR))
         self._kept = None
         return dmiddle_NLM
 
@@ -97,7 +98,7 @@ class AddedForm:
         return x_NLM if scales[0] == 1.0 else x_NLM.mul_(scales[0])
 
     def _by_module(self, middle_NLM: Tensor) -> Tensor:
-        return middle_NLM.unflatten(2, (self._count, -1)).permute(2, 0, 1, 3)
+        return middle_NLM.view(*middle_NLM.shape[:2], self._count, -1).permute(2, 0, 1, 3)
 
     def _add_up(self, y_KNLO: Tensor, middle_NLM: Tensor, times: float = 1.0) -> None:
         """`times` · middle upᵀ into `y_KNLO`."""

@@ -27,13 +27,13 @@ FEW_ROWS = 128
 
 
 class _Record(NamedTuple):
-    """Modules from `first` on saw `x`; `middle` and `dmiddle` are s · x downᵀ and s · dy up, if known."""
+    """Modules from `first` on saw `x` (N, L, I) and got `dy` (K, N, L, O); `middles`: s · x downᵀ and s · dy up
+    (K, N, L, R), if they are known."""
 
     first: int
-    x_NLI: Tensor
-    dy_KNLO: Tensor
-    middle_KNLR: Tensor | None
-    dmiddle_KNLR: Tensor | None
+    x: Tensor
+    dy: Tensor
+    middles: tuple[Tensor, Tensor] | None
 
 
 class StackGradients:
@@ -53,27 +53,24 @@ class StackGradients:
         self.accumulating = False
 
     def record(
-        self,
-        first: int,
-        x_NLI: Tensor,
-        dy_KNLO: Tensor,
-        middle_KNLR: Tensor | None = None,
-        dmiddle_KNLR: Tensor | None = None,
+        self, first: int, x_NLI: Tensor, dy_KNLO: Tensor, middles_KNLR: tuple[Tensor, Tensor] | None = None
     ) -> None:
-        """What modules from `first` on saw and got back, of any memory order; must stay unchanged until `finish`."""
-        record = _Record(first, x_NLI, dy_KNLO, middle_KNLR, dmiddle_KNLR)
+        """What modules from `first` on saw and got back, of any memory order; must stay unchanged until `finish`.
+
+        `middles`: s · x downᵀ and s · dy up, from the added form.
+        """
         self._done.update(range(first, first + len(dy_KNLO)))
-        if middle_KNLR is not None and x_NLI.shape[1] > FEW_ROWS:
-            self._layer(record)
+        if middles_KNLR and x_NLI.shape[1] > FEW_ROWS:
+            self._layer(first, x_NLI, dy_KNLO, middles_KNLR)
         else:
-            self._records.append(record)
+            self._records.append(_Record(first, x_NLI, dy_KNLO, middles_KNLR))
         if len(self._done) == len(self.stack.layers):
             self._on_complete(self)
 
     @torch.no_grad()
     def finish(self) -> list[Tensor]:
         """Set `grad` of both factors of all stacks and forget the records; returns of each network the norms (2,)."""
-        if self._records and self.stack.merged and self._is_dense(self._records[0].x_NLI.shape[1]):
+        if self._records and self.stack.merged and self._is_dense(self._records[0].x.shape[1]):
             self._through_weights()
         elif self._records:
             self._through_rank()
@@ -95,7 +92,7 @@ class StackGradients:
         return inputs * outputs * (rows + 2 * rank) <= 2 * rows * rank * (inputs + outputs)
 
     def _through_weights(self) -> None:
-        for first, x_NLI, dy_KNLO, *_ in self._records:
+        for first, x_NLI, dy_KNLO, _ in self._records:
             weight_KNOI = self._weight_MNOI[first : first + len(dy_KNLO)]
             if len(x_NLI) == 1:
                 torch.mm(beside(dy_KNLO)[0].t(), x_NLI[0], out=weight_KNOI.flatten(0, 2))
@@ -111,28 +108,30 @@ class StackGradients:
     def _through_rank(self) -> None:
         # Only the last layers of a text encoder can be missing (clip skip), so the recorded modules are neighbours.
         records = sorted(self._records, key=lambda record: record.first)
-        beta, recorded = int(self.accumulating), slice(records[0].first, records[-1].first + len(records[-1].dy_KNLO))
+        recorded = slice(records[0].first, records[-1].first + len(records[-1].dy))
+        middles = [record.middles for record in records if record.middles]
+        beta = int(self.accumulating)
         for n, stack in enumerate(self.stack.stacks):
-            x_MLI = torch.stack([x_NLI[n] for _, x_NLI, dy, *_ in records for _ in dy]).float()
-            dy_MLO = torch.stack([dy_NLO[n] for _, _, dy_KNLO, *_ in records for dy_NLO in dy_KNLO]).float()
-            if all(record.middle_KNLR is not None for record in records):
-                middle_MLR, dmiddle_MLR = (torch.cat([r[i][:, n] for r in records]).float() for i in (3, 4))
+            x_MLI = torch.stack([record.x[n] for record in records for _ in record.dy]).float()
+            dy_MLO = torch.stack([dy_NLO[n] for record in records for dy_NLO in record.dy]).float()
+            if middles:
+                middle_MLR, dmiddle_MLR = (
+                    torch.cat([x[:, n] for x in xs]).float() for xs in zip(*middles, strict=True)
+                )
                 scale = 1.0
             else:
-                middle_MLR = x_MLI @ stack.down_MRI[recorded].mT
-                dmiddle_MLR = dy_MLO @ stack.up_MOR[recorded]
+                middle_MLR, dmiddle_MLR = x_MLI @ stack.down_MRI[recorded].mT, dy_MLO @ stack.up_MOR[recorded]
                 scale = stack.scale
             d_down_MRI, d_up_MOR = self._down_NMRI[n, recorded], self._up_NMOR[n, recorded]
             torch.baddbmm(d_up_MOR, dy_MLO.mT, middle_MLR, beta=beta, alpha=scale, out=d_up_MOR)
             torch.baddbmm(d_down_MRI, dmiddle_MLR.mT, x_MLI, beta=beta, alpha=scale, out=d_down_MRI)
 
-    def _layer(self, record: _Record) -> None:
-        """The gradients of one record's modules, at once."""
-        first, x_NLI, dy_KNLO, middle_KNLR, dmiddle_KNLR = record
-        assert middle_KNLR is not None and dmiddle_KNLR is not None
-        end = first + len(dy_KNLO)
-        d_up_KNOR = self._up_NMOR[:, first:end].transpose(0, 1)
+    def _layer(self, first: int, x_NLI: Tensor, dy_KNLO: Tensor, middles_KNLR: tuple[Tensor, Tensor]) -> None:
+        """The gradients of one layer's modules, at once."""
+        middle_KNLR, dmiddle_KNLR = middles_KNLR
+        modules = slice(first, first + len(dy_KNLO))
+        d_up_KNOR = self._up_NMOR[:, modules].transpose(0, 1)
         for at in batches(*dy_KNLO.shape[:2]):
             accumulate(d_up_KNOR[at], dy_KNLO[at].mT, middle_KNLR[at], self.accumulating)
-        d_down_NRI = self._down_NMRI[:, first:end].flatten(1, 2)
-        accumulate(d_down_NRI, beside(dmiddle_KNLR).mT, x_NLI, self.accumulating)
+        d_down_NMI = self._down_NMRI[:, modules].flatten(1, 2)
+        accumulate(d_down_NMI, beside(dmiddle_KNLR).mT, x_NLI, self.accumulating)

@@ -24,8 +24,8 @@ class Adapted:
 
     Tensors at rows are (R, I) and (R, Y), of any memory order; an input may also be (S, T, I). Tensors at columns have
     channels before tokens, as attention wants them: (K · S · O, T), contiguous, for each module the samples one below
-    the other. With one sample that is (Y, R); with any number, `.view(K, S · heads, -1, T)` splits heads without
-    moving a byte.
+    the other; `.view(K, S · heads, -1, T)` splits heads without moving a byte. With `samples` 1 that is (Y, R), the
+    tokens of all samples beside each other.
 
     `x` given to a backward is what forward got, kept or computed again. It must stay unchanged until the gradients of
     the stack are finished, and so must `dy`.
@@ -72,7 +72,7 @@ class Adapted:
     def _by_network(self, x: Tensor) -> Tensor:
         """An input as (N, L, I)."""
         if x.dim() == 2:
-            return x.unflatten(0, (self._networks, -1))
+            return x.view(self._networks, -1, x.shape[1])
         return x if len(x) == self._networks else x.reshape(self._networks, -1, x.shape[2])
 
     def _gradient(self, dy: Tensor) -> Tensor:

@@ -23,11 +23,13 @@ def beside(x_KNLR: Tensor) -> Tensor:
 
 
 def apart(y_KNOL: Tensor, samples: int) -> Tensor:
-    """Columns of networks as those of samples: (K · S · O, T) with L = S / N · T. A view if S is N."""
+    """Columns of networks as those of samples: (K · S · O, T) with S · T = N · L. A view if S is N."""
     modules, networks, outputs, rows = y_KNOL.shape
     if samples > networks:
-        y_KNOL = y_KNOL.unflatten(3, (samples // networks, -1)).transpose(2, 3)
-    return y_KNOL.reshape(modules * samples * outputs, -1)
+        y_KNOL = y_KNOL.view(modules, networks, outputs, samples // networks, -1).transpose(2, 3)
+    elif samples < networks:  # one, of the rows of all networks
+        y_KNOL = y_KNOL.transpose(1, 2)
+    return y_KNOL.reshape(modules * samples * outputs, networks * rows // samples)
 
 
 def product(a_BXZ: Tensor, b_BZY: Tensor, scale: float, out_BXY: Tensor | None = None) -> Tensor:
