@@ -89,8 +89,8 @@ class LoRANetwork:
             like = (target.rows, layer.weight.shape, adapter.rank, adapter.alpha, adapter.factor, adapter.dora)
             groups.setdefault(like, []).append((adapter, layer))
         size = sum(layer.weight.nbytes for pairs in groups.values() for _, layer in pairs)
-        plain = not settings.dropping and not any(adapter.target.extra or adapter.dora for adapter in adapters)
-        self.merged = plain and (size <= MERGED_LIMIT if merged is None else merged)
+        self.plain = not settings.dropping and not any(adapter.target.extra or adapter.dora for adapter in adapters)
+        self.merged = self.plain and (size <= MERGED_LIMIT if merged is None else merged)
         self._dropouts = Dropouts(settings.dropout, settings.rank_dropout, settings.module_dropout)
         self.stacks = [Stack(pairs, seed, self.merged, self._dropouts) for pairs in groups.values()]
         self.refresh()

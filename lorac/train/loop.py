@@ -76,13 +76,14 @@ class Leg:
 
     def save(self) -> None:
         """Take a snapshot."""
-        self._snapshot(self._state())
+        self._snapshot(self.state())
 
     def end(self) -> tuple[State, list[float]]:
         """The state after the slice, and the loss of each of its steps. Raises TrainingDiverged as `took` does."""
-        return self._state(), self._losses.values
+        return self.state(), self._losses.values
 
-    def _state(self) -> State:
+    def state(self) -> State:
+        """Everything to go on from here. Raises TrainingDiverged as `took` does."""
         self._losses.collect()
         losses = torch.tensor(self._losses.values, dtype=torch.float32)
         return self.member.state() | {"step": torch.tensor(self._slice.first_step + self.done), "losses": losses}

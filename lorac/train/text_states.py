@@ -26,7 +26,7 @@ class TextStates:
     @torch.no_grad()
     def of(self, ids_BKL: Tensor, device: torch.device) -> Tensor:
         """(B, L, D) on `device`, a tensor of its own; ids are on the CPU."""
-        return torch.cat([self._of_one(ids_1KL, device) for ids_1KL in ids_BKL.split(1)])
+        return torch.cat([self._of_one(ids_1KL, device) for ids_1KL in torch.split(ids_BKL, 1)])
 
     def _of_one(self, ids_1KL: Tensor, device: torch.device) -> Tensor:
         key = ids_1KL.numpy().tobytes()
