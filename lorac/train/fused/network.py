@@ -20,12 +20,12 @@ from lorac.sd.layers import Linear
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import Part
 from lorac.sd.unet import UNet
-from lorac.train.fused.convolution import Patches
 from lorac.train.fused.frozen import Beside, Frozen, Product
 from lorac.train.fused.gradients import StackGradients
 from lorac.train.fused.joint import JointStack, joint_stacks
 from lorac.train.fused.linear import Adapted
 from lorac.train.fused.operation import Graph
+from lorac.train.fused.scratch import Scratch
 from lorac.train.fused.stand_ins import (
     Caption,
     Convolution,
@@ -61,7 +61,7 @@ class Fused:
         self._loras, self._helper, self._switches = list(loras), helper, switches
         usual = Recompute.NOTHING if loras[0].merged else Recompute.ELEMENTWISE
         self.recompute = usual if switches.recompute is None else switches.recompute
-        self.patches, self._graph = Patches(), Graph()
+        self._scratch, self._graph = Scratch(), Graph()
         self._started: dict[StackGradients, Future[list[Tensor]]] = {}
         self._stacks: list[StackGradients] = []
         self._places: dict[tuple[Part, str], tuple[StackGradients | Untrained, int]] = {}
@@ -110,18 +110,18 @@ class Fused:
             layers[i] = TextLayer(self._graph, FusedTextLayer(layer, text_encoder.config.heads, find))
 
     def _fuse_unet(self, unet: UNet) -> None:
-        graph, patches = self._graph, self.patches
+        graph, scratch, switches = self._graph, self._scratch, self._switches
         captions: dict[object, tuple[Caption, Iterator[int]]] = {}
         operations = {path: self._transformer(unet, path) for path in _transformers(unet)}
         captions = self._captions(unet, list(operations))
-        unet.conv_out = Convolution(graph, unet.conv_out, patches)  # type: ignore[assignment]
+        unet.conv_out = Convolution(graph, unet.conv_out, scratch, switches)  # type: ignore[assignment]
         for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
             for i, resnet in enumerate(block.resnets):
-                block.resnets[i] = ResnetStandIn(graph, resnet, patches)
+                block.resnets[i] = ResnetStandIn(graph, resnet, scratch, switches, self.recompute)
             for downsample in getattr(block, "downsamplers", ()):
-                downsample.conv = Convolution(graph, downsample.conv, patches)
+                downsample.conv = Convolution(graph, downsample.conv, scratch, switches)
             for j, upsample in enumerate(getattr(block, "upsamplers", ())):
-                block.upsamplers[j] = UpsampleStandIn(graph, upsample, patches)
+                block.upsamplers[j] = UpsampleStandIn(graph, upsample, scratch, switches)
         for path, operation in operations.items():
             unet.set_submodule(path, TransformerStandIn(graph, operation, *captions[path]))
 

@@ -7,11 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from lorac.sd.blocks import Resnet, Upsample
-from lorac.train.fused.convolution import FusedConvolution, FusedUpsample, Patches
+from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
 from lorac.train.fused.operation import Graph
 from lorac.train.fused.resnet import FusedResnet
+from lorac.train.fused.scratch import Scratch
 from lorac.train.fused.text import FusedTextLayer
 from lorac.train.fused.transformer import CaptionKeysValues, FusedTransformer
+from lorac.train.switches import Recompute, Switches
 
 
 class TextLayer(nn.Module):
@@ -62,10 +64,10 @@ class TransformerStandIn(nn.Module):
 class ResnetStandIn(nn.Module):
     """Stands in for a resnet of the U-Net, whose projection of the time it keeps."""
 
-    def __init__(self, graph: Graph, resnet: Resnet, patches: Patches) -> None:
+    def __init__(self, graph: Graph, resnet: Resnet, scratch: Scratch, switches: Switches, recompute: Recompute) -> None:
         super().__init__()
         self.time_emb_proj = resnet.time_emb_proj
-        self._graph, self._operation = graph, FusedResnet(resnet, patches)
+        self._graph, self._operation = graph, FusedResnet(resnet, scratch, switches, recompute)
 
     def forward(self, x_BCHW: Tensor, t_BC11: Tensor) -> Tensor:
         return self._graph.call(self._operation, x_BCHW, t_BC11)
@@ -74,9 +76,9 @@ class ResnetStandIn(nn.Module):
 class Convolution(nn.Module):
     """Stands in for a 3×3 convolution."""
 
-    def __init__(self, graph: Graph, convolution: nn.Conv2d, patches: Patches) -> None:
+    def __init__(self, graph: Graph, convolution: nn.Conv2d, scratch: Scratch, switches: Switches) -> None:
         super().__init__()
-        self._graph, self._operation = graph, FusedConvolution(convolution, patches)
+        self._graph, self._operation = graph, FusedConvolution(convolution, scratch, switches)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self._graph.call(self._operation, x_BCHW)
@@ -85,10 +87,10 @@ class Convolution(nn.Module):
 class UpsampleStandIn(nn.Module):
     """Stands in for an enlargement; where a skip connection is odd, that very module."""
 
-    def __init__(self, graph: Graph, upsample: Upsample, patches: Patches) -> None:
+    def __init__(self, graph: Graph, upsample: Upsample, scratch: Scratch, switches: Switches) -> None:
         super().__init__()
         self._graph, self._upsample = graph, upsample
-        self._operation = FusedUpsample(upsample.conv, patches)
+        self._operation = FusedUpsample(upsample.conv, scratch, switches)
 
     def forward(self, x_BCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
         height, width = x_BCHW.shape[2:]

@@ -1,0 +1,62 @@
+"""Memory that the frozen convolutions work in: one arena that all layers use, one after the other.
+
+Shape suffixes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+class Scratch:
+    """Buffers whose contents hold until the next convolution. They grow to the largest that was asked for and are never
+    given back; `choice.scratch_bytes` says how much that is."""
+
+    def __init__(self) -> None:
+        self._arena: Tensor | None = None
+        self._bordered: Tensor | None = None
+        self._small: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+        self._zeros_around: tuple[tuple[int, ...], tuple[int, int]] | None = None
+
+    def kept(self, like_BCHW: Tensor) -> Tensor:
+        """A buffer (B, H + 2, W + 2, C) of this shape's own, zeros at first; whoever writes leaves its border alone."""
+        key = (like_BCHW.shape, like_BCHW.dtype)
+        if key not in self._small:
+            batch, channels, height, width = like_BCHW.shape
+            self._small[key] = like_BCHW.new_zeros(batch, height + 2, width + 2, channels)
+        return self._small[key]
+
+    def bordered(self, like: Tensor, shape_BHWC: tuple[int, int, int, int], inside_HW: tuple[int, int]) -> Tensor:
+        """A buffer of this shape, zeros but for `inside_HW` pixels from (1, 1) on, which are the caller's to write."""
+        needed = prod(shape_BHWC)
+        if self._bordered is None or self._bordered.numel() < needed or not _alike(self._bordered, like):
+            self._bordered = self._zeros_around = None
+            self._bordered = like.new_empty(needed)
+        x_BHWC = self._bordered[:needed].view(shape_BHWC)
+        if self._zeros_around != (shape_BHWC, inside_HW):
+            height, width = inside_HW
+            for around in (x_BHWC[:, 0], x_BHWC[:, height + 1 :], x_BHWC[:, :, 0], x_BHWC[:, :, width + 1 :]):
+                around.zero_()
+            self._zeros_around = (shape_BHWC, inside_HW)
+        return x_BHWC
+
+    def buffers(self, like: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+        """Flat buffers of so many elements, side by side, with anything in them."""
+        total = sum(sizes)
+        if self._arena is None or self._arena.numel() < total or not _alike(self._arena, like):
+            self._arena = None
+            self._arena = like.new_empty(total)
+        return self._arena[:total].split_with_sizes(list(sizes))
+
+    def bytes(self) -> int:
+        """What all buffers take now."""
+        arenas = [tensor for tensor in (self._arena, self._bordered) if tensor is not None]
+        return sum(tensor.nbytes for tensor in (*arenas, *self._small.values()))
+
+
+def _alike(tensor: Tensor, like: Tensor) -> bool:
+    return tensor.dtype == like.dtype and tensor.device == like.device
