@@ -57,11 +57,15 @@ class Shape(NamedTuple):
 
 FEW_PRODUCTS = 2**24
 """Multiplications for one tap. With fewer, one product of patches is faster than a chain of small ones."""
+FEW_CHANNELS = 160
+"""With fewer, transforms cost more than the products that they save."""
 FEW_WEIGHTS = 5 * 2**18
 """Pairs of channels. Beyond them, F4's weights take more than 180 MiB and are read in the time that F2 needs for
 everything."""
-FEW_CHANNELS = 16
-"""With fewer, a transform costs more than the product that it saves."""
+PATCH_WEIGHTS = 2**17
+"""Pairs of channels. Beyond them, no layer gets weights in the layout of patches: that is two more copies."""
+PATCH_ELEMENTS = 2**21
+"""The largest matrix of patches. A larger one is slower than the library, which never makes it."""
 TILES = 256
 """Pictures are convolved together until they have this many tiles: the products gain nothing from more rows, and the
 scratch does not grow with the batch."""
@@ -73,13 +77,13 @@ def choose(shape: Shape, minimal: bool = True, cpu: bool = True) -> Algorithm:
         return Algorithm.LIBRARY
     pixels = shape.batch * shape.height * shape.width * (4 if shape.enlarged else 1)
     pairs = shape.inputs * shape.outputs
-    if pixels * pairs <= FEW_PRODUCTS:
-        return Algorithm.PATCHES
-    if not minimal or shape.stride > 1 or min(shape.inputs, shape.outputs) < FEW_CHANNELS:
-        return Algorithm.LIBRARY
-    if shape.enlarged:
-        return Algorithm.ENLARGED
-    return Algorithm.F4 if pairs <= FEW_WEIGHTS else Algorithm.F2
+    wide = min(shape.inputs, shape.outputs) >= FEW_CHANNELS and shape.stride == 1
+    if minimal and wide and (pixels * pairs > FEW_PRODUCTS or pairs > PATCH_WEIGHTS):
+        if shape.enlarged:
+            return Algorithm.ENLARGED
+        return Algorithm.F4 if pairs <= FEW_WEIGHTS else Algorithm.F2
+    small = 9 * pixels * max(shape.inputs, shape.outputs) <= PATCH_ELEMENTS and pairs <= PATCH_WEIGHTS
+    return Algorithm.PATCHES if small else Algorithm.LIBRARY
 
 
 def tiles(height: int, width: int, geometry: Geometry) -> tuple[int, int]:

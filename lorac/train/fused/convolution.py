@@ -64,6 +64,7 @@ class Kernel:
         self.stride, self._enlarged = module.stride[0], enlarged
         self._module, self._scratch, self._minimal = module, scratch, switches.winograd
         self._weights: dict[Algorithm, tuple[Tensor, ...]] = {}
+        self._chosen: dict[torch.Size, Algorithm] = {}
 
     def forward(self, x_BCHW: Tensor, plus: Tensor | None = None, silu: bool = False) -> Tensor:
         """The convolution of `x_BCHW`, or of `silu(x_BCHW)`, and `plus`, which broadcasts to it. Channels last."""
@@ -93,9 +94,11 @@ class Kernel:
         return shrink(dx_BCHW) if self._enlarged else dx_BCHW
 
     def _choose(self, shape_BCHW: torch.Size, device: torch.device) -> Algorithm:
-        batch, channels, height, width = shape_BCHW
-        shape = Shape(batch, channels, self._module.out_channels, height, width, self.stride, self._enlarged)
-        return choose(shape, self._minimal, device.type == "cpu")
+        if shape_BCHW not in self._chosen:
+            batch, channels, height, width = shape_BCHW
+            shape = Shape(batch, channels, self._module.out_channels, height, width, self.stride, self._enlarged)
+            self._chosen[shape_BCHW] = choose(shape, self._minimal, device.type == "cpu")
+        return self._chosen[shape_BCHW]
 
     def _laid_out(self, algorithm: Algorithm) -> tuple[Tensor, ...]:
         if algorithm not in self._weights:
@@ -130,14 +133,12 @@ class Kernel:
 
     def _patches(self, x_BCHW: Tensor, silu: bool = False, stride: int = 1) -> Tensor:
         """(R, K): the neighbourhoods of every pixel, or of every other one, zeros beyond the border."""
-        border_BHWC = self._scratch.kept(x_BCHW)
-        inside_BCHW = border_BHWC[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+        inside_BCHW, windows_BHW33C = self._scratch.neighbourhoods(x_BCHW)
         if silu:
             torch.ops.aten.silu.out(x_BCHW, out=inside_BCHW)
         else:
             inside_BCHW.copy_(x_BCHW)
-        windows_BHW33C = border_BHWC.unfold(1, 3, stride).unfold(2, 3, stride).permute(0, 1, 2, 4, 5, 3)
-        return windows_BHW33C.reshape(-1, 9 * x_BCHW.shape[1])
+        return windows_BHW33C[:, ::stride, ::stride].reshape(-1, 9 * x_BCHW.shape[1])
 
     def _backward_library(self, dy_BOHW: Tensor, shape_BCHW: tuple[int, ...]) -> Tensor:
         dx_BCHW: Tensor = torch.ops.aten.convolution_backward(
