@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lorac.train.step import Trainer
 
 NAME = "train"
-VERSION = 3
+VERSION = 4
 SHAPE = Shape.CHAIN
 POOL = "gpu"
 OUTPUTS = ("lora", "moments", "losses")

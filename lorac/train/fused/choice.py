@@ -15,6 +15,8 @@ class Algorithm(Enum):
     """How a 3×3 convolution is computed."""
 
     LIBRARY = auto()
+    STRIDED = auto()
+    """One product of the patches of every other pixel with the weights as they are."""
     PATCHES = auto()
     """One product of all neighbourhoods with the weights."""
     F2 = auto()
@@ -75,9 +77,11 @@ def choose(shape: Shape, minimal: bool = True, cpu: bool = True) -> Algorithm:
     """`minimal`: whether minimal filtering may be used (`Switches.winograd`)."""
     if not cpu:
         return Algorithm.LIBRARY
+    if shape.stride > 1:
+        return Algorithm.STRIDED
     pixels = shape.batch * shape.height * shape.width * (4 if shape.enlarged else 1)
     pairs = shape.inputs * shape.outputs
-    wide = min(shape.inputs, shape.outputs) >= FEW_CHANNELS and shape.stride == 1
+    wide = min(shape.inputs, shape.outputs) >= FEW_CHANNELS
     if minimal and wide and (pixels * pairs > FEW_PRODUCTS or pairs > PATCH_WEIGHTS):
         if shape.enlarged:
             return Algorithm.ENLARGED
@@ -120,6 +124,17 @@ def sizes(pictures: int, down: int, across: int, inputs: int, outputs: int, geom
     return Sizes(bordered, first, second, window * count * inputs, transformed, products)
 
 
+def halved(height: int, width: int) -> tuple[int, int]:
+    """The size of the output of a convolution with stride 2."""
+    return -(-height // 2), -(-width // 2)
+
+
+def strided_sizes(pictures: int, height: int, width: int, inputs: int) -> tuple[int, int]:
+    """Elements of (the pictures with borders, the patches or taps) of a convolution with stride 2."""
+    down, across = halved(height, width)
+    return pictures * (height + 2) * (width + 2) * inputs, pictures * down * across * 9 * inputs
+
+
 def _both_ways(shape: Shape, algorithm: Algorithm) -> Iterable[Sizes]:
     there, back = GEOMETRIES[algorithm]
     times = 2 if shape.enlarged else 1
@@ -140,6 +155,10 @@ def scratch_bytes(shapes: Iterable[Shape], minimal: bool = True, cpu: bool = Tru
         if algorithm in GEOMETRIES:
             for needed in _both_ways(shape, algorithm):
                 bordered, work = max(bordered, needed.bordered), max(work, sum(needed[1:]))
+        elif algorithm is Algorithm.STRIDED:
+            pictures = together(shape.batch, *halved(shape.height, shape.width))
+            padded, patches = strided_sizes(pictures, shape.height, shape.width, shape.inputs)
+            bordered, work = max(bordered, padded), max(work, patches)
         elif algorithm is Algorithm.PATCHES:
             times = 2 if shape.enlarged else 1
             size = times * shape.height, times * shape.width
@@ -151,6 +170,6 @@ def scratch_bytes(shapes: Iterable[Shape], minimal: bool = True, cpu: bool = Tru
 def weight_bytes(shapes: Iterable[Shape], minimal: bool = True, cpu: bool = True, element: int = 4) -> int:
     """What one layer that is called with these shapes holds besides its own weights."""
     copies = {algorithm: there.components**2 for algorithm, (there, _) in GEOMETRIES.items()}
-    copies |= {Algorithm.PATCHES: 2 * 9, Algorithm.LIBRARY: 0}
+    copies |= {Algorithm.PATCHES: 2 * 9, Algorithm.LIBRARY: 0, Algorithm.STRIDED: 0}
     forms = {(choose(shape, minimal, cpu), shape.inputs * shape.outputs) for shape in shapes}
     return element * sum(pairs * copies[form] for form, pairs in forms)
