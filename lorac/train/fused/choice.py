@@ -77,17 +77,16 @@ def choose(shape: Shape, minimal: bool = True, cpu: bool = True) -> Algorithm:
     """`minimal`: whether minimal filtering may be used (`Switches.winograd`)."""
     if not cpu:
         return Algorithm.LIBRARY
-    if shape.stride > 1:
-        return Algorithm.STRIDED
     pixels = shape.batch * shape.height * shape.width * (4 if shape.enlarged else 1)
     pairs = shape.inputs * shape.outputs
-    wide = min(shape.inputs, shape.outputs) >= FEW_CHANNELS
+    wide = min(shape.inputs, shape.outputs) >= FEW_CHANNELS and shape.stride == 1
     if minimal and wide and (pixels * pairs > FEW_PRODUCTS or pairs > PATCH_WEIGHTS):
         if shape.enlarged:
             return Algorithm.ENLARGED
         return Algorithm.F4 if pairs <= FEW_WEIGHTS else Algorithm.F2
-    small = 9 * pixels * max(shape.inputs, shape.outputs) <= PATCH_ELEMENTS and pairs <= PATCH_WEIGHTS
-    return Algorithm.PATCHES if small else Algorithm.LIBRARY
+    if 9 * pixels * max(shape.inputs, shape.outputs) <= PATCH_ELEMENTS and pairs <= PATCH_WEIGHTS:
+        return Algorithm.PATCHES
+    return Algorithm.STRIDED if shape.stride > 1 else Algorithm.LIBRARY
 
 
 def tiles(height: int, width: int, geometry: Geometry) -> tuple[int, int]:

@@ -91,6 +91,7 @@ class Kernel:
             (weight_SSCO,) = self._laid_out(algorithm)
             return winograd.gradient(dy_BOHW, weight_SSCO, algorithm, self._scratch)
         if algorithm is Algorithm.PATCHES:
+            dy_BOHW = self._spread(dy_BOHW, shape_BCHW) if self.stride > 1 else dy_BOHW
             dx_BCHW = from_rows(self._patches(dy_BOHW) @ self._laid_out(algorithm)[1], dy_BOHW)
         else:
             dx_BCHW = self._backward_plain(dy_BOHW, shape_BCHW, algorithm)
@@ -119,17 +120,27 @@ class Kernel:
         return self._weights[algorithm]
 
     def _forward_patches(self, x_BCHW: Tensor, silu: bool) -> Tensor:
-        y_RO = torch.addmm(self.bias_O, self._patches(x_BCHW, silu), self._laid_out(Algorithm.PATCHES)[0])
-        return from_rows(y_RO, x_BCHW)
+        batch, _, height, width = x_BCHW.shape
+        patches_RK = self._patches(x_BCHW, silu, self.stride)
+        y_RO = torch.addmm(self.bias_O, patches_RK, self._laid_out(Algorithm.PATCHES)[0])
+        y_BHWO = y_RO.view(batch, -(-height // self.stride), -(-width // self.stride), -1)
+        return y_BHWO.permute(0, 3, 1, 2)
 
-    def _patches(self, x_BCHW: Tensor, silu: bool = False) -> Tensor:
-        """(R, K): the neighbourhoods of every pixel, zeros beyond the border."""
+    def _patches(self, x_BCHW: Tensor, silu: bool = False, stride: int = 1) -> Tensor:
+        """(R, K): the neighbourhoods of every pixel, or of every other one, zeros beyond the border."""
         inside_BCHW, windows_BHW33C = self._scratch.neighbourhoods(x_BCHW)
         if silu:
             torch.ops.aten.silu.out(x_BCHW, out=inside_BCHW)
         else:
             inside_BCHW.copy_(x_BCHW)
-        return windows_BHW33C.reshape(-1, 9 * x_BCHW.shape[1])
+        return windows_BHW33C[:, ::stride, ::stride].reshape(-1, 9 * x_BCHW.shape[1])
+
+    def _spread(self, dy_BOHW: Tensor, shape_BCHW: torch.Size) -> Tensor:
+        """With zeros in the places of the pixels that were left out."""
+        batch, _, height, width = shape_BCHW
+        spread_BOHW = dy_BOHW.new_zeros(batch, height, width, dy_BOHW.shape[1]).permute(0, 3, 1, 2)
+        spread_BOHW[:, :, :: self.stride, :: self.stride] = dy_BOHW
+        return spread_BOHW
 
     def _forward_plain(self, x_BCHW: Tensor, algorithm: Algorithm) -> Tensor:
         """With the weights in the module's order."""
