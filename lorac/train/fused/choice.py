@@ -15,6 +15,8 @@ class Algorithm(Enum):
     """How a 3×3 convolution is computed."""
 
     LIBRARY = auto()
+    STRIDED = auto()
+    """One product of the patches of every other pixel with the weights as they are."""
     PATCHES = auto()
     """One product of all neighbourhoods with the weights."""
     F2 = auto()
@@ -57,11 +59,15 @@ class Shape(NamedTuple):
 
 FEW_PRODUCTS = 2**24
 """Multiplications for one tap. With fewer, one product of patches is faster than a chain of small ones."""
+FEW_CHANNELS = 160
+"""With fewer, transforms cost more than the products that they save."""
 FEW_WEIGHTS = 5 * 2**18
 """Pairs of channels. Beyond them, F4's weights take more than 180 MiB and are read in the time that F2 needs for
 everything."""
-FEW_CHANNELS = 16
-"""With fewer, a transform costs more than the product that it saves."""
+PATCH_WEIGHTS = 2**17
+"""Pairs of channels. Beyond them, no layer gets weights in the layout of patches: that is two more copies."""
+PATCH_ELEMENTS = 2**21
+"""The largest matrix of patches. A larger one is slower than the library, which never makes it."""
 TILES = 256
 """Pictures are convolved together until they have this many tiles: the products gain nothing from more rows, and the
 scratch does not grow with the batch."""
@@ -73,13 +79,14 @@ def choose(shape: Shape, minimal: bool = True, cpu: bool = True) -> Algorithm:
         return Algorithm.LIBRARY
     pixels = shape.batch * shape.height * shape.width * (4 if shape.enlarged else 1)
     pairs = shape.inputs * shape.outputs
-    if pixels * pairs <= FEW_PRODUCTS:
+    wide = min(shape.inputs, shape.outputs) >= FEW_CHANNELS and shape.stride == 1
+    if minimal and wide and (pixels * pairs > FEW_PRODUCTS or pairs > PATCH_WEIGHTS):
+        if shape.enlarged:
+            return Algorithm.ENLARGED
+        return Algorithm.F4 if pairs <= FEW_WEIGHTS else Algorithm.F2
+    if 9 * pixels * max(shape.inputs, shape.outputs) <= PATCH_ELEMENTS and pairs <= PATCH_WEIGHTS:
         return Algorithm.PATCHES
-    if not minimal or shape.stride > 1 or min(shape.inputs, shape.outputs) < FEW_CHANNELS:
-        return Algorithm.LIBRARY
-    if shape.enlarged:
-        return Algorithm.ENLARGED
-    return Algorithm.F4 if pairs <= FEW_WEIGHTS else Algorithm.F2
+    return Algorithm.STRIDED if shape.stride > 1 else Algorithm.LIBRARY
 
 
 def tiles(height: int, width: int, geometry: Geometry) -> tuple[int, int]:
@@ -116,6 +123,17 @@ def sizes(pictures: int, down: int, across: int, inputs: int, outputs: int, geom
     return Sizes(bordered, first, second, window * count * inputs, transformed, products)
 
 
+def halved(height: int, width: int) -> tuple[int, int]:
+    """The size of the output of a convolution with stride 2."""
+    return -(-height // 2), -(-width // 2)
+
+
+def strided_sizes(pictures: int, height: int, width: int, inputs: int) -> tuple[int, int]:
+    """Elements of (the pictures with borders, the patches or taps) of a convolution with stride 2."""
+    down, across = halved(height, width)
+    return pictures * (height + 2) * (width + 2) * inputs, pictures * down * across * 9 * inputs
+
+
 def _both_ways(shape: Shape, algorithm: Algorithm) -> Iterable[Sizes]:
     there, back = GEOMETRIES[algorithm]
     times = 2 if shape.enlarged else 1
@@ -136,6 +154,10 @@ def scratch_bytes(shapes: Iterable[Shape], minimal: bool = True, cpu: bool = Tru
         if algorithm in GEOMETRIES:
             for needed in _both_ways(shape, algorithm):
                 bordered, work = max(bordered, needed.bordered), max(work, sum(needed[1:]))
+        elif algorithm is Algorithm.STRIDED:
+            pictures = together(shape.batch, *halved(shape.height, shape.width))
+            padded, patches = strided_sizes(pictures, shape.height, shape.width, shape.inputs)
+            bordered, work = max(bordered, padded), max(work, patches)
         elif algorithm is Algorithm.PATCHES:
             times = 2 if shape.enlarged else 1
             size = times * shape.height, times * shape.width
@@ -147,6 +169,6 @@ def scratch_bytes(shapes: Iterable[Shape], minimal: bool = True, cpu: bool = Tru
 def weight_bytes(shapes: Iterable[Shape], minimal: bool = True, cpu: bool = True, element: int = 4) -> int:
     """What one layer that is called with these shapes holds besides its own weights."""
     copies = {algorithm: there.components**2 for algorithm, (there, _) in GEOMETRIES.items()}
-    copies |= {Algorithm.PATCHES: 2 * 9, Algorithm.LIBRARY: 0}
+    copies |= {Algorithm.PATCHES: 2 * 9, Algorithm.LIBRARY: 0, Algorithm.STRIDED: 0}
     forms = {(choose(shape, minimal, cpu), shape.inputs * shape.outputs) for shape in shapes}
     return element * sum(pairs * copies[form] for form, pairs in forms)

@@ -19,15 +19,18 @@ class Scratch:
     def __init__(self) -> None:
         self._arena: Tensor | None = None
         self._bordered: Tensor | None = None
-        self._small: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+        self._small: dict[tuple[torch.Size, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._zeros_around: tuple[tuple[int, ...], tuple[int, int]] | None = None
 
-    def kept(self, like_BCHW: Tensor) -> Tensor:
-        """A buffer (B, H + 2, W + 2, C) of this shape's own, zeros at first; whoever writes leaves its border alone."""
+    def neighbourhoods(self, like_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(where to write an input of this shape, the 3×3 neighbourhoods of its pixels (B, H, W, 3, 3, C), zeros beyond
+        the border): views of a buffer of this shape's own."""
         key = (like_BCHW.shape, like_BCHW.dtype)
         if key not in self._small:
             batch, channels, height, width = like_BCHW.shape
-            self._small[key] = like_BCHW.new_zeros(batch, height + 2, width + 2, channels)
+            border_BHWC = like_BCHW.new_zeros(batch, height + 2, width + 2, channels)
+            windows_BHW33C = border_BHWC.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)
+            self._small[key] = (border_BHWC[:, 1:-1, 1:-1].permute(0, 3, 1, 2), windows_BHW33C)
         return self._small[key]
 
     def bordered(self, like: Tensor, shape_BHWC: tuple[int, int, int, int], inside_HW: tuple[int, int]) -> Tensor:
@@ -54,8 +57,8 @@ class Scratch:
 
     def bytes(self) -> int:
         """What all buffers take now."""
-        arenas = [tensor for tensor in (self._arena, self._bordered) if tensor is not None]
-        return sum(tensor.nbytes for tensor in (*arenas, *self._small.values()))
+        tensors = [self._arena, self._bordered, *(inside for inside, _ in self._small.values())]
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors if tensor is not None)
 
 
 def _alike(tensor: Tensor, like: Tensor) -> bool:
