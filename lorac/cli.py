@@ -78,6 +78,11 @@ store_option = click.option(
 )
 
 
+gang_option = click.option(
+    "--no-gang", is_flag=True, help="Train the LoRAs of a build one after the other, not several in one pass."
+)
+
+
 def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
     """The recipes of a verb and what replaces their values."""
     return recipe_argument(set_option(base_option(verb)))
@@ -143,6 +148,7 @@ def import_(path: Path, reg: Path | None, output: Path | None, force: bool) -> N
     "-j", "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, help="CPU workers.", show_default="cores"
 )
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what does not depend on it.")
+@gang_option
 @click.option("--out", type=PATH, default="build", help="Folder of the outputs.", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Write one event a line to standard output.")
 def build(
@@ -153,6 +159,7 @@ def build(
     dry_run: bool,
     jobs: int,
     keep_going: bool,
+    no_gang: bool,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -177,7 +184,18 @@ def build(
                 lines(event)
 
         try:
-            run(graph, names, KINDS, SCANNERS, blobs, out.absolute(), listen, jobs=jobs, keep_going=keep_going)
+            run(
+                graph,
+                names,
+                KINDS,
+                SCANNERS,
+                blobs,
+                out.absolute(),
+                listen,
+                jobs=jobs,
+                keep_going=keep_going,
+                gang=not no_gang,
+            )
         finally:
             lines.close()
 
@@ -199,11 +217,12 @@ def _show_forecast(names: list[str], graph: Graph, store: Store, as_json: bool) 
 @main.command(short_help="Show pictures, steps, files and the next build.")
 @recipe_options
 @store_option
-def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
+@gang_option
+def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path, no_gang: bool) -> None:
     """Show the arithmetic of each RECIPE: pictures, repeats, steps, epochs, and what the next build would do."""
-    from lorac.engine.forecast import forecast, summary
+    from lorac.engine.forecast import Outlook, forecast, summary
     from lorac.kinds.registry import KINDS, SCANNERS
-    from lorac.plan import lines, run_of, total_lines
+    from lorac.plan import gang_lines, lines, run_of, total_lines
 
     loaded, graph = read(recipes, sets, base)
     runs = {recipe.name: run_of(recipe) for recipe in loaded.recipes}  # first: it names a folder by the recipe's line
@@ -215,6 +234,9 @@ def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, sto
     for collection in loaded.collections:
         own = total_lines(collection, runs, graph)
         click.echo("\n".join([collection.name, *own, *summary(graph, collection.name, casts)]))
+    if not no_gang:
+        for line in gang_lines(graph, {node for node, cast in casts.items() if cast.outlook is not Outlook.FOUND}):
+            click.echo(line)
 
 
 @main.command(short_help="Explain what is made again, and why.")
