@@ -22,7 +22,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.common import commit, machine, table, versions, write_result
-from benchmarks.live import Live
+from benchmarks.live import Live, as_on_a_card
 from lorac.sd.clip import TextConfig, TextEncoder
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.unet import UNet, UNetConfig
@@ -51,7 +51,7 @@ class Setting:
     targets: tuple[str, ...] = BOTH
     level: Recompute = Recompute.ELEMENTWISE
     gang: int = 1
-    half: bool = False
+    half: bool = True
 
     def run(self, resolution: int, batch: int, sizes: Sizes, cuda: bool) -> Run:
         network = ranks(NetworkSettings(self.rank, float(self.rank)).adapters(self.targets))
@@ -127,21 +127,24 @@ def step(trainer: Trainer, resolution: int, batch: int, index: int) -> None:
 
 
 def measure(
-    setting: Setting,
-    steps: Sequence[tuple[int, int]],
-    unet: UNetConfig | None = None,
-    text: TextConfig | None = None,
+    setting: Setting, steps: Sequence[tuple[int, int]], unet: UNetConfig | None = None, text: TextConfig | None = None
 ) -> Iterator[Point]:
-    """Peaks of fake steps beside those that are predicted, without what libraries take for themselves."""
+    """Peaks of steps without numbers beside those that are predicted, without what libraries take for themselves.
+
+    `setting.half`: as on a card; else as on a CPU, which takes ten times as long.
+    """
     unet, text = unet or UNetConfig(), text or TextConfig()
-    sizes = sizes_of(unet, text)
-    with MODE, Live() as live:
-        trainer = trainer_of(models(unet, text, torch.float16 if setting.half else torch.float32), setting)
-        step(trainer, 64, 1, 0)  # the optimiser's state comes to be
-        for index, (resolution, batch) in enumerate(sorted(steps), start=1):
+    sizes, first, *rest = sizes_of(unet, text), *sorted(steps)
+    place = (as_on_a_card(), torch.device("meta")) if setting.half else (MODE, nullcontext())
+    with place[0], Live() as live:
+        with place[1]:
+            base = models(unet, text, torch.float16 if setting.half else torch.float32)
+        trainer = trainer_of(base, setting)
+        step(trainer, *first, 0)  # the optimiser's state comes to be
+        for index, (resolution, batch) in enumerate([first, *rest], start=1):
             live.restart()
             step(trainer, resolution, batch, index)
-            yield _point(setting, resolution, batch, sizes, live.peak, cuda=False)
+            yield _point(setting, resolution, batch, sizes, live.peak, cuda=setting.half)
 
 
 def sizes_of(unet: UNetConfig, text: TextConfig) -> Sizes:

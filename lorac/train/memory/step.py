@@ -7,7 +7,7 @@ from typing import Any
 
 from lorac.train.fused import choice
 from lorac.train.memory.meter import Block, Meter
-from lorac.train.memory.operations import Linear, Resnet, Transformer, rows, rows_back
+from lorac.train.memory.operations import Linear, Resnet, Transformer
 from lorac.train.memory.run import Plan, Run
 from lorac.train.memory.shapes import TOKENS, Unit, steps
 from lorac.train.switches import Recompute
@@ -24,7 +24,7 @@ class _Pass:
 
     def __init__(self, run: Run, plan: Plan) -> None:
         self._run, self._plan = run, plan
-        self._m = Meter(run.element)
+        self._m = Meter(run.element, plan.recompute < Recompute.ELEMENTWISE)
         self._samples = len(run.networks) * -(-run.batch // plan.split)
         self._ranks: Mapping[str, int] = {
             path: max(network[path] for network in run.networks) for path in run.networks[0]
