@@ -1,6 +1,6 @@
 """The bytes of all tensors that are alive, operation by operation, and the most there ever were.
 
-Under torch's FakeTensorMode, or on its "meta" device, nothing is computed, so a step of full size takes seconds. Counted
+On torch's "meta" device, or in its FakeTensorMode, nothing is computed: a step of full size takes seconds. Counted
 is what torch's operations return: scratch memory within an operation is not.
 """
 

@@ -80,7 +80,7 @@ class Sizes:
         if path.startswith("text_model."):
             wide = {"fc1": (self.text_inner, self.text), "fc2": (self.text, self.text_inner)}
             return wide.get(path.rpartition(".")[2], (self.text, self.text))
-        place, _, name = path.partition(".resnets.")
+        name = path.partition(".resnets.")[2]
         if name or "samplers." in path:
             return self._convolution(path)
         c = self.widths[_level(path)]

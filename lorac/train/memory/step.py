@@ -38,7 +38,6 @@ class _Pass:
         context = m.new(self._samples * self._states * self._run.sizes.context)
         captions = self._captions()
         done, skips = [], []
-        height, width = self._size(0)
         x = self._map(self._run.sizes.width, 0)
         self._convolution(self._run.sizes.latent, self._run.sizes.width, 0)
         skips.append(x)
@@ -118,7 +117,9 @@ class _Pass:
             self._convolution(unit.channels, unit.channels, unit.level)
             return Resnet(unit.inputs, unit.channels, self._samples, pixels, level, not self._run.cuda)
         enlarged = unit.kind == "up"
-        self._convolution(unit.inputs, unit.channels, unit.level + (1 if enlarged else -1), 1 if enlarged else 2, enlarged)
+        self._convolution(
+            unit.inputs, unit.channels, unit.level + (1 if enlarged else -1), 1 if enlarged else 2, enlarged
+        )
         before = self._size(unit.level + (1 if enlarged else -1))
         return _Resample(self._samples * unit.inputs * before[0] * before[1], self._samples * unit.channels * pixels)
 
