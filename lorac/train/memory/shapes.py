@@ -48,7 +48,7 @@ class Sizes:
             for field, (ends, axis) in names.items()
             if any(name.endswith(ends) for name in ours)
         }
-        return cls(**found, heads=heads)
+        return cls(**found, heads=heads)  # type: ignore[arg-type]
 
     @property
     def widths(self) -> list[int]:
