@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory [--quick] [--real]
 
-The truth is a step of the real `Trainer` at SD1.5's sizes: on tensors without numbers (torch's FakeTensorMode), whose
-living bytes are counted operation by operation; with --real also on random numbers on the CPU, by the allocator's own
-count; and on a machine with CUDA by `torch.cuda.max_memory_allocated`, less what torch had before.
+The truth is a step of the real `Trainer` at SD1.5's sizes, in float16 as on a card: on tensors without numbers (torch's
+"meta" device), whose living bytes are counted operation by operation; with --real also a small base on the CPU, by the
+allocator's own count; and on a machine with CUDA `torch.cuda.max_memory_allocated`, less what torch had before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
@@ -22,7 +22,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.common import commit, machine, table, versions, write_result
-from benchmarks.live import Live
+from benchmarks.live import Live, as_on_a_card
 from lorac.sd.clip import TextConfig, TextEncoder
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.unet import UNet, UNetConfig
@@ -51,7 +51,7 @@ class Setting:
     targets: tuple[str, ...] = BOTH
     level: Recompute = Recompute.ELEMENTWISE
     gang: int = 1
-    half: bool = False
+    half: bool = True
 
     def run(self, resolution: int, batch: int, sizes: Sizes, cuda: bool) -> Run:
         network = ranks(NetworkSettings(self.rank, float(self.rank)).adapters(self.targets))
@@ -127,21 +127,24 @@ def step(trainer: Trainer, resolution: int, batch: int, index: int) -> None:
 
 
 def measure(
-    setting: Setting,
-    steps: Sequence[tuple[int, int]],
-    unet: UNetConfig | None = None,
-    text: TextConfig | None = None,
+    setting: Setting, steps: Sequence[tuple[int, int]], unet: UNetConfig | None = None, text: TextConfig | None = None
 ) -> Iterator[Point]:
-    """Peaks of fake steps beside those that are predicted, without what libraries take for themselves."""
+    """Peaks of steps without numbers beside those that are predicted, without what libraries take for themselves.
+
+    `setting.half`: as on a card; else as on a CPU, which takes ten times as long.
+    """
     unet, text = unet or UNetConfig(), text or TextConfig()
-    sizes = sizes_of(unet, text)
-    with MODE, Live() as live:
-        trainer = trainer_of(models(unet, text, torch.float16 if setting.half else torch.float32), setting)
-        step(trainer, 64, 1, 0)  # the optimiser's state comes to be
-        for index, (resolution, batch) in enumerate(sorted(steps), start=1):
+    sizes, first, *rest = sizes_of(unet, text), *sorted(steps)
+    place = (as_on_a_card(), torch.device("meta")) if setting.half else (MODE, nullcontext())
+    with place[0], Live() as live:
+        with place[1]:
+            base = models(unet, text, torch.float16 if setting.half else torch.float32)
+        trainer = trainer_of(base, setting)
+        step(trainer, *first, 0)  # the optimiser's state comes to be
+        for index, (resolution, batch) in enumerate([first, *rest], start=1):
             live.restart()
             step(trainer, resolution, batch, index)
-            yield _point(setting, resolution, batch, sizes, live.peak, cuda=False)
+            yield _point(setting, resolution, batch, sizes, live.peak, cuda=setting.half)
 
 
 def sizes_of(unet: UNetConfig, text: TextConfig) -> Sizes:
@@ -210,33 +213,45 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few settings")
     parser.add_argument("--real", action="store_true", help="also a step of a small base on real tensors")
     options = parser.parse_args()
-    points: list[Point] = []
-    kinds = {"fake": measure, **({"cuda": measure_cuda} if torch.cuda.is_available() else {})}
+    kinds = {"meta": measure, **({"cuda": measure_cuda} if torch.cuda.is_available() else {})}
     of: dict[str, list[Point]] = {kind: [] for kind in kinds}
+    real: dict[str, Any] = {}
+    if options.real:
+        fake_bytes, real_bytes = measure_real(Setting(16), 256, 2, UNetConfig(64, 64, 4, 8), TextConfig(64, 12, 4, 128))
+        real = {"fake_bytes": fake_bytes, "allocator_bytes": real_bytes, "ratio": round(fake_bytes / real_bytes, 4)}
+        print(f"a step of a small base: fake {fake_bytes / 1e6:.1f} MB, allocator {real_bytes / 1e6:.1f} MB")
     for setting, steps in grid(options.quick):
         for kind, measured in kinds.items():
             started = time.perf_counter()
             of[kind] += list(measured(setting, steps))
             print(f"{kind}: {len(of[kind])} steps, {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    points = [point for measured_points in of.values() for point in measured_points]
-    rows = [
-        [f"{p.resolution} px, batch {p.batch}, rank {p.setting.rank}, gang {p.setting.gang}", p.setting.level.name.lower()]
-        + ["text" if "text_encoder" in p.setting.targets else "", *(f"{n / 1e6:.0f}" for n in (p.predicted, p.true))]
-        + [f"{p.error:+.1%}"]
-        for p in points
-    ]
-    print(table(["setting", "recompute", "text", "predicted MB", "true MB", "error"], rows))
-    worst = max(points, key=lambda point: abs(point.error))
-    print(f"{len(points)} steps; largest error {worst.error:+.1%}")
-    real = {}
-    if options.real:
-        fake_bytes, real_bytes = measure_real(Setting(16), 256, 2, UNetConfig(64, 64, 4, 8), TextConfig(64, 12, 4, 128))
-        real = {"fake_bytes": fake_bytes, "allocator_bytes": real_bytes, "ratio": round(fake_bytes / real_bytes, 4)}
-        print(f"a step of a small base: fake {fake_bytes / 1e6:.1f} MB, allocator {real_bytes / 1e6:.1f} MB")
-    if not options.quick:
-        facts = {kind: [point.facts() for point in found] for kind, found in of.items()}
-        where = {"machine": machine(), "versions": versions(["torch"]), "commit": commit()}
-        write_result("memory", {**where, "worst": round(worst.error, 4), "real": real, **facts})
+        if not options.quick:
+            _write(of, real)
+    points = [point for found in of.values() for point in found]
+    print(_table(points))
+    print(f"{len(points)} steps; largest error {_worst(points):+.1%}")
+
+
+def _worst(points: Sequence[Point]) -> float:
+    return max((point.error for point in points), key=abs)
+
+
+def _table(points: Sequence[Point]) -> str:
+    rows = []
+    for p in points:
+        s = p.setting
+        what = f"{p.resolution} px, batch {p.batch}, rank {s.rank}, gang {s.gang}"
+        text = "trained" if "text_encoder" in s.targets else ""
+        figures = [f"{size / 1e6:.0f}" for size in (p.predicted, p.true)]
+        rows.append([what, s.level.name.lower(), text, *figures, f"{p.error:+.1%}"])
+    return table(["setting", "recompute", "text encoder", "predicted MB", "true MB", "error"], rows)
+
+
+def _write(of: Mapping[str, Sequence[Point]], real: Mapping[str, Any]) -> None:
+    where = {"machine": machine(), "versions": versions(["torch"]), "commit": commit()}
+    worst = round(_worst([point for found in of.values() for point in found]), 4)
+    figures = {kind: [point.facts() for point in found] for kind, found in of.items()}
+    write_result("memory", {**where, "largest_error": worst, "real": real, **figures})
 
 
 if __name__ == "__main__":

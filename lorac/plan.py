@@ -70,6 +70,11 @@ def lines(recipe: Recipe, run: Run) -> list[str]:
     rows = [*_data_rows(recipe, run), *_training_rows(recipe, run), ("files", _files(recipe, run))]
     base = recipe.train.base if recipe.train.base == BUILTIN_BASE else shown_path(recipe.train.base)
     rows.insert(0, ("base", f"{base}, {training_resolution(recipe, run.facts)} px"))
+    return laid_out(rows)
+
+
+def laid_out(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Names beside what they are."""
     return [f"  {name:<15} {text}" for name, text in rows]
 
 
@@ -101,7 +106,7 @@ def total_lines(collection: RecipeCollection, runs: Mapping[str, Run], graph: Gr
     used = [node for name in names for node in graph.of_recipe(name)]
     shared = f"{len(used) - len(set(used))} of {len(used)} nodes are those of another recipe"
     rows = [("recipes", f"{len(names)}, {steps} steps in all"), ("shared", shared)]
-    return [f"  {name:<15} {text}" for name, text in rows]
+    return laid_out(rows)
 
 
 def run_of(recipe: Recipe, read: Callable[[str], tuple[Size, bool]] = header) -> Run:

@@ -130,12 +130,18 @@ class Run:
 
 def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder) -> Trainer:
     """One for the members of all runs, whose networks are on these models."""
+    from lorac.kinds.memory import planned
     from lorac.train.step import Trainer
+    from lorac.train.switches import Switches
 
+    plan = planned(runs, unet, text)
     return Trainer(
         unet,
         text,
         [run.member for run in runs],
         clip_skip=runs[0].work.params["clip_skip"],
         max_token_length=runs[0].slice.max_token_length,
+        switches=Switches(recompute=plan.recompute if plan else None),
+        split=plan.split if plan else 1,
+        warn=runs[0].work.warn,
     )

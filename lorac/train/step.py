@@ -24,6 +24,7 @@ from lorac.train.member import Member
 from lorac.train.objective import Batch, Pictures, packed, unpacked
 from lorac.train.passes import Share, passes
 from lorac.train.slices import Step
+from lorac.train.survive import within_memory
 from lorac.train.switches import Switches
 from lorac.train.tape import Tapes
 from lorac.train.text_states import TextStates
@@ -39,7 +40,8 @@ class Trainer:
 
     The base may be float32 or, on a GPU, float16: then losses are scaled. `clip_skip` counts from 1, the last layer.
     Members train the same parts; several need networks that can be fused. Fused operations take the place of the
-    modules of `unet` and `text_encoder`. A batch is cut into `split` passes, whose gradients add up.
+    modules of `unet` and `text_encoder`. A batch is cut into `split` passes, whose gradients add up; into
+    more when memory runs out, of which `warn` is told.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Trainer:
         max_token_length: int = 75,
         switches: Switches | None = None,
         split: int = 1,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.switches = switches or Switches()
         if self.switches.keep_memory:
@@ -59,7 +62,7 @@ class Trainer:
         self.unet, self.text_encoder, self.members, self.split = unet, text_encoder, list(members), split
         self.clip_skip, self.max_token_length = clip_skip, max_token_length
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
-        self.trained = self.members[0].trained
+        self.trained, self._warn = self.members[0].trained, warn
         helper = helper_for(self.device) if self.switches.beside else Inline()
         merged = all(member.lora.merged for member in self.members)
         usual = self.device.type == "cpu" and self.dtype == torch.float32  # else a loss scale changes from step to step
@@ -77,19 +80,37 @@ class Trainer:
 
         The gradients of the step's batches are averaged. The pictures of a batch have the same size.
         """
+        largest = max((len(batch) for turn in turns if turn for batch in turn[0].batches), default=1)
+        found, self.split = within_memory(
+            lambda split: self._gradients(turns, split), self.split, largest, self._forget, self._warn
+        )
+        losses, norms = found
+        for number, (member, turn) in enumerate(zip(self.members, turns, strict=True)):
+            if turn is not None:
+                member.update(norms[number] if norms else member.norm(), turn[0])
+        return losses
+
+    def _gradients(self, turns: Sequence[Turn | None], split: int) -> tuple[list[Tensor | None], Sequence[Tensor]]:
+        """All passes of a step: the losses of the members, and the norms of their gradients if those are known."""
         losses: list[Tensor | None] = [None] * len(turns)
         norms: Sequence[Tensor] = ()
-        for number, shares in enumerate(passes(turns, self.split)):
+        for number, shares in enumerate(passes(turns, split)):
             if not self.fused:
                 self.members[0].start_pass(shares[0].step, number)
             found, norms = self._pass(shares, number)
             for share, loss in zip(shares, found, strict=True):
                 before = losses[share.member]
                 losses[share.member] = loss if before is None else before + loss
-        for number, (member, turn) in enumerate(zip(self.members, turns, strict=True)):
-            if turn is not None:
-                member.update(norms[number] if norms else member.norm(), turn[0])
-        return losses
+        return losses, norms
+
+    def _forget(self) -> None:
+        """Throw away what passes that could not be finished have left."""
+        if self.fused:
+            self.fused.forget()
+        for member in self.members:
+            for part in member.trained:
+                for factor in member.lora.parameters(part):
+                    factor.grad = None
 
     def few_threads(self) -> AbstractContextManager[None]:
         """For the caller's thread while it trains a small base: operations are short, and the helper has a core."""

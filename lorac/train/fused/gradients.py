@@ -67,6 +67,10 @@ class StackGradients:
         if len(self._done) == len(self.stack.layers):
             self._on_complete(self)
 
+    def forget(self) -> None:
+        """Drop the records of a pass that was not finished."""
+        self._records, self._done = [], set()
+
     @torch.no_grad()
     def finish(self) -> list[Tensor]:
         """Set `grad` of both factors of all stacks and forget the records; returns of each network the norms (2,)."""

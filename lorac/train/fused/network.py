@@ -97,6 +97,15 @@ class Fused:
         of_members = zip(*(norms[gradients] for gradients in self._stacks), strict=True)
         return [torch.linalg.vector_norm(torch.cat(of_stacks)) for of_stacks in of_members]
 
+    def forget(self) -> None:
+        """After a pass that was not finished: let go of what backward recorded."""
+        for started in self._started.values():
+            if not started.cancel():
+                started.exception()
+        self._started.clear()
+        for gradients in self._stacks:
+            gradients.forget()
+
     def merge(self, part: str, member: int = 0) -> None:
         """Put the current factors of one LoRA's part into its layers."""
         for stack in self._loras[member].stacks:

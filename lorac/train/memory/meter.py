@@ -10,8 +10,10 @@ from __future__ import annotations
 class Meter:
     """Bytes that are taken, and the most that ever were."""
 
-    def __init__(self, element: int) -> None:
-        self.element = element
+    def __init__(self, element: int, keeps_middles: bool = False) -> None:
+        """`keeps_middles`: layers keep what lies between their factors from forward to backward."""
+        self.element, self.keeps_middles = element, keeps_middles
+        self.middles: list[Block] = []
         self.now = self.peak = 0
 
     def new(self, elements: int, size: int = 0) -> Block:

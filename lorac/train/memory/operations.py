@@ -37,7 +37,9 @@ def rows(m: Meter, layer: Linear, count: int) -> Block:
     """y of so many rows."""
     y = m.new(count * layer.outputs)
     if layer.rank and not layer.merged:
-        m.new(count * layer.rank * layer.modules)
+        middle = m.new(count * layer.rank * layer.modules)
+        if m.keeps_middles:
+            m.middles.append(middle)
     return y
 
 
@@ -45,7 +47,7 @@ def rows_back(m: Meter, layer: Linear, count: int) -> Block:
     dx = m.new(count * layer.inputs)
     if layer.rank and not layer.merged:
         width = count * layer.rank * layer.modules
-        held = [m.new(width), m.new(width)]  # dy up and x down
+        held = [m.new(width), m.middles.pop() if m.middles else m.new(width)]  # dy up and x down
         if m.element < 4:
             m.new(layer.rank * layer.outputs * layer.networks)
         del held

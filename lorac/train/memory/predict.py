@@ -53,10 +53,11 @@ def predict(run: Run, plan: Plan) -> Prediction:
     # The optimiser's turn comes when nothing is kept from forward any more.
     copied = 4 * max(trained) if run.optimizer in COPIES else 0
     peak = max(peak, copied)
+    # Layers read float16 copies of the factors; the plain modules that stand behind hold another of the last network's.
     read = run.element if run.cuda and not run.merged else 0
     return Prediction(
         weights=weights,
-        lora=stored * (4 + read),
+        lora=stored * (4 + read) + trained[-1] * read,
         gradients=stored * 4,
         optimiser=round(stored * (MOMENTS.get(run.optimizer, 0.0) + (4 if run.ema else 0))),
         activations=kept,

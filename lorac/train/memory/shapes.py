@@ -32,6 +32,24 @@ class Sizes:
     text_heads: int = 12
     vocabulary: int = 49408
 
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]], heads: int) -> Sizes:
+        """From the tensors of a base, in a single file's names or diffusers'; SD1.5's where it has none."""
+        names = {
+            "width": (("diffusion_model.input_blocks.0.0.weight", "conv_in.weight"), 0),
+            "context": (("1.transformer_blocks.0.attn2.to_k.weight", "0.transformer_blocks.0.attn2.to_k.weight"), 1),
+            "text": (("embeddings.token_embedding.weight",), 1),
+            "vocabulary": (("embeddings.token_embedding.weight",), 0),
+            "text_inner": (("layers.0.mlp.fc1.weight",), 0),
+        }
+        ours = {name: shape for name, shape in shapes.items() if not name.startswith("first_stage_model.")}
+        found = {
+            field: next(shape[axis] for name, shape in ours.items() if name.endswith(ends))
+            for field, (ends, axis) in names.items()
+            if any(name.endswith(ends) for name in ours)
+        }
+        return cls(**found, heads=heads)  # type: ignore[arg-type]
+
     @property
     def widths(self) -> list[int]:
         return [self.width * multiplier for multiplier in self.multipliers]
@@ -62,7 +80,7 @@ class Sizes:
         if path.startswith("text_model."):
             wide = {"fc1": (self.text_inner, self.text), "fc2": (self.text, self.text_inner)}
             return wide.get(path.rpartition(".")[2], (self.text, self.text))
-        place, _, name = path.partition(".resnets.")
+        name = path.partition(".resnets.")[2]
         if name or "samplers." in path:
             return self._convolution(path)
         c = self.widths[_level(path)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorac.train.fused import choice
 from lorac.train.memory.meter import Block, Meter
-from lorac.train.memory.operations import Linear, Resnet, Transformer, rows, rows_back
+from lorac.train.memory.operations import Linear, Resnet, Transformer
 from lorac.train.memory.run import Plan, Run
 from lorac.train.memory.shapes import TOKENS, Unit, steps
 from lorac.train.switches import Recompute
@@ -24,7 +24,7 @@ class _Pass:
 
     def __init__(self, run: Run, plan: Plan) -> None:
         self._run, self._plan = run, plan
-        self._m = Meter(run.element)
+        self._m = Meter(run.element, plan.recompute < Recompute.ELEMENTWISE)
         self._samples = len(run.networks) * -(-run.batch // plan.split)
         self._ranks: Mapping[str, int] = {
             path: max(network[path] for network in run.networks) for path in run.networks[0]
@@ -38,7 +38,6 @@ class _Pass:
         context = m.new(self._samples * self._states * self._run.sizes.context)
         captions = self._captions()
         done, skips = [], []
-        height, width = self._size(0)
         x = self._map(self._run.sizes.width, 0)
         self._convolution(self._run.sizes.latent, self._run.sizes.width, 0)
         skips.append(x)
@@ -118,7 +117,9 @@ class _Pass:
             self._convolution(unit.channels, unit.channels, unit.level)
             return Resnet(unit.inputs, unit.channels, self._samples, pixels, level, not self._run.cuda)
         enlarged = unit.kind == "up"
-        self._convolution(unit.inputs, unit.channels, unit.level + (1 if enlarged else -1), 1 if enlarged else 2, enlarged)
+        self._convolution(
+            unit.inputs, unit.channels, unit.level + (1 if enlarged else -1), 1 if enlarged else 2, enlarged
+        )
         before = self._size(unit.level + (1 if enlarged else -1))
         return _Resample(self._samples * unit.inputs * before[0] * before[1], self._samples * unit.channels * pixels)
 

@@ -36,13 +36,13 @@ def _unit(run: Run, plan: Plan, unit: Unit, pixels: int) -> tuple[float, float, 
     i, c, context = unit.inputs, unit.channels, TOKENS * run.chunks
     if unit.kind != "transformer":
         convolutions = 9 * i * c + (9 * c * c + (i * c if i != c else 0) if unit.kind == "resnet" else 0)
-        repeated = convolutions - (9 * c * c if unit.kind == "resnet" else convolutions)
+        saved = convolutions - (9 * c * c if unit.kind == "resnet" else convolutions)
         once = float(pixels * convolutions)
-        return once, once, float(pixels * repeated) if plan.recompute >= Recompute.BLOCK else 0.0
+        return once, once, float(pixels * saved) if plan.recompute >= Recompute.BLOCK else 0.0
     feed = pixels * 8 * c * c
-    dense = pixels * (2 * c * c + 6 * c * c + 4 * c * c) + feed + 2 * context * run.sizes.context * c
-    mixed = 2 * pixels * (pixels + context) * c
-    branches = rank_down = 0.0
+    dense: float = pixels * (2 * c * c + 6 * c * c + 4 * c * c) + feed + 2 * context * run.sizes.context * c
+    mixed: float = 2 * pixels * (pixels + context) * c
+    branches, rank_down = 0.0, 0.0
     for path in (f"{unit.path}.{module}" for module in TRANSFORMER_MODULES):
         rank = run.networks[0].get(path, 0)
         outputs, inputs = run.sizes.module(path)
