@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from benchmarks.common import ROOT, Series, alternate, keep, output, pin, table, times
+from benchmarks.common import Series, alone, alternate, keep, pin, processes, table, times
 from benchmarks.models import SIZES, Models, draw
 from benchmarks.ours import LoracStep
 from lorac.train.switches import Switches
@@ -28,6 +27,7 @@ THINGS = {
 }
 """What can matter at a size."""
 APART = "keep_memory"
+APART_STEPS = {"full": 2, "mini": 30}
 ON = "all on"
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.child:
         step = LoracStep(draw(size), options.px, 1, switches=switched(options.child))
-        print(json.dumps(alternate({"step": step}, options.rounds, steps_of(options.size))["step"].median))
+        print(json.dumps(alone(step, APART_STEPS[options.size])))
         return
     pin(options.threads)
     models = draw(size)
@@ -79,13 +79,8 @@ def together(name: str, models: Models, options: argparse.Namespace) -> dict[str
 
 def apart(name: str, options: argparse.Namespace) -> dict[str, Series]:
     """Each in processes of its own, in turns."""
-    series = {key: Series(key) for key in (ON, name)}
-    arguments = ["--size", options.size, "--px", str(options.px), "--rounds", "2", "--threads", str(options.threads)]
-    for _ in range(2):
-        for key, values in series.items():
-            command = [sys.executable, "-m", "benchmarks.ablation", "--child", key, *arguments]
-            values.seconds.append(json.loads(output(command, ROOT).splitlines()[-1]))
-    return series
+    arguments = ["--size", options.size, "--px", str(options.px), "--threads", str(options.threads)]
+    return processes({key: ["ablation", "--child", key, *arguments] for key in (ON, name)}, 2)[0]
 
 
 if __name__ == "__main__":

@@ -56,6 +56,28 @@ def times(series: Mapping[str, Series], slow: str, fast: str) -> float:
     return statistics.median(one / other for one, other in pairs)
 
 
+def processes(commands: Mapping[str, Sequence[str]], rounds: int) -> tuple[dict[str, Series], dict[str, int]]:
+    """The same of processes of their own: (seconds of a step, most bytes of memory) of each, in turns.
+
+    A command is a module of this folder and its arguments; it prints what `alone` returns, last.
+    """
+    series, peaks = {name: Series(name) for name in commands}, dict.fromkeys(commands, 0)
+    for _ in range(rounds):
+        for name, (module, *arguments) in commands.items():
+            found = json.loads(
+                output([sys.executable, "-m", f"benchmarks.{module}", *arguments], ROOT).splitlines()[-1]
+            )
+            series[name].seconds.append(found["seconds"])
+            peaks[name] = max(peaks[name], found["peak_bytes"])
+    return series, peaks
+
+
+def alone(step: Callable[[int], object], steps: int, device: str = "cpu") -> dict[str, float]:
+    """In such a process: the median of `steps` steps after one that warms up, and the most memory used."""
+    series = alternate({"step": step}, steps)["step"]
+    return {"seconds": series.median, "peak_bytes": peak_bytes(device)}
+
+
 def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *, stop: bool = False) -> float:
     """Seconds from the start of a process to its end, or to the first line of its output that holds `until`.
 

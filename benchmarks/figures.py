@@ -68,7 +68,7 @@ def _step(px: int, own: str = "") -> tuple[str, ...]:
 
 
 OWN = "steps/s over diffusers + PEFT, each started as its users do"
-SAME = "the same in one process, with one allocator"
+SAME = "steps/s over diffusers + PEFT, in one process with one allocator"
 
 FIGURES = (
     Figure("step-full-512-own", f"SD1.5's size, 512 px: {OWN}", _step(512, "-own"), 1.6),
@@ -93,8 +93,18 @@ FIGURES = (
     Figure(
         "gang-mini", "5 LoRAs together over one after another, `builtin:mini`", ("gang", "mini-128-n5", "ratio"), 2.0
     ),
-    Figure("gang-full-128", "the same, SD1.5's size, 128 px", ("gang", "full-128-n5", "ratio"), 1.7),
-    Figure("gang-full-256", "the same, SD1.5's size, 256 px", ("gang", "full-256-n5", "ratio"), 1.3),
+    Figure(
+        "gang-full-128",
+        "5 LoRAs together over one after another, SD1.5's size, 128 px",
+        ("gang", "full-128-n5", "ratio"),
+        1.7,
+    ),
+    Figure(
+        "gang-full-256",
+        "5 LoRAs together over one after another, SD1.5's size, 256 px",
+        ("gang", "full-256-n5", "ratio"),
+        1.3,
+    ),
     Figure("demo", "the demo build, 2808 steps", ("demo", "whole", "seconds"), 120, "s", at_most=True),
     Figure(
         "edit",
@@ -106,7 +116,7 @@ FIGURES = (
     ),
     Figure(
         "edit-over-import",
-        "the same over a bare `import torch`",
+        "caption edit to first training step, over a bare `import torch`",
         ("edit_caption", "mini", "over_import"),
         None,
         at_most=True,

@@ -3,22 +3,26 @@
     python -m benchmarks.gang --size mini --count 5
     python -m benchmarks.gang --size full --px 128 --count 5
 
-One trainer of `count` LoRAs and one trainer of a single LoRA, of the same random weights, in one process, in turns,
-batch 1 for each LoRA. One after another takes `count` steps of the single one, so the ratio is `count` times the time
-of its step over that of a step of the gang: the median over rounds.
+One trainer of `count` LoRAs and one trainer of a single LoRA, of the same random weights, in turns, batch 1 for each
+LoRA; at SD1.5's size each in processes of its own, as both together want 20 GB. One after another takes `count` steps
+of the single one, so the ratio is `count` times the time of its step over that of a step of the gang: the median over
+rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 
 import torch
 
-from benchmarks.common import alternate, keep, peak_bytes, pin, table, times
+from benchmarks.common import alone, alternate, keep, pin, processes, table, times
 from benchmarks.models import SIZES, draw
 from benchmarks.ours import LoracStep
 
 GANG, ALONE = "together", "alone"
+STEPS = 2
+"""Measured steps of a process of its own."""
 
 
 def main() -> None:
@@ -30,16 +34,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="by default 10 (mini) or 3 (full)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--child", choices=[GANG, ALONE], help=argparse.SUPPRESS)
     options = parser.parse_args()
     pin(options.threads)
     torch.set_num_threads(options.threads)
     size, count = SIZES[options.size], options.count
     px = options.px or size.px
-    models = draw(size, options.device)
-    other = models.again()
-    contestants = {GANG: LoracStep(models, px, 1, count), ALONE: LoracStep(other, px, 1)}
-    rounds, steps = {"full": (3, 1), "mini": (10, 4)}[size.name]
-    series = alternate(contestants, options.rounds or rounds, steps)
+    if options.child:
+        step = LoracStep(draw(size, options.device), px, 1, count if options.child == GANG else 1)
+        print(json.dumps(alone(step, STEPS, options.device)))
+        return
+    if size.name == "full":
+        given = ["--size", size.name, "--px", px, "--count", count, "--threads", options.threads]
+        arguments = [str(part) for part in [*given, "--device", options.device]]
+        commands = {name: ["gang", "--child", name, *arguments] for name in (GANG, ALONE)}
+        series, peaks = processes(commands, options.rounds or 3)
+    else:
+        models = draw(size, options.device)
+        contestants = {ALONE: LoracStep(models.again(), px, 1), GANG: LoracStep(models, px, 1, count)}
+        series, peaks = alternate(contestants, options.rounds or 10, steps=4), {}
     ratio = count * times(series, ALONE, GANG)
     rows = [[f"{count} LoRAs together", f"{series[GANG].median * 1e3:.0f}", f"{count / series[GANG].median:.2f}"]]
     rows += [["one after another", f"{series[ALONE].median * 1e3:.0f}", f"{1 / series[ALONE].median:.2f}"]]
@@ -49,7 +62,7 @@ def main() -> None:
         "ratio": round(ratio, 3),
         "count": count,
         "threads": options.threads,
-        "peak_bytes": peak_bytes(options.device),
+        "peak_bytes": peaks,
         "seconds": {name: s.facts() for name, s in series.items()},
     }
     device = "-cuda" if options.device == "cuda" else ""

@@ -19,7 +19,8 @@ class LoracStep:
         size = models.size
         self.size, self.batch = size, batch
         settings = NetworkSettings(size.rank, float(size.rank))
-        loras = [LoRANetwork(models.unet, models.text, settings, size.trained, seed) for seed in range(count)]
+        merged = None if switches is None or switches.fused else False  # autograd does not see into merged weights
+        loras = [LoRANetwork(models.unet, models.text, settings, size.trained, seed, merged) for seed in range(count)]
         assert all(len(lora.adapters()) == size.modules for lora in loras)
         self.trainer = Trainer(
             models.unet,

@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from collections.abc import Callable
 
 import torch
 
-from benchmarks.common import ROOT, Series, alternate, keep, output, peak_bytes, pin, table, times
+from benchmarks.common import Series, alone, alternate, keep, pin, processes, table, times
 from benchmarks.flops import unet_step
 from benchmarks.gemm import Gemm
 from benchmarks.models import SIZES, Size, draw
@@ -103,30 +101,18 @@ def share(series: Series, gemm: Series, work: float) -> float:
 
 def own(size: Size, options: argparse.Namespace) -> dict[str, object]:
     """Processes of their own, in turns."""
-    rounds = options.rounds or {"full": 2, "mini": 5}[size.name]
-    series, peaks = {name: Series(name) for name in (OURS, PEER)}, dict.fromkeys((OURS, PEER), 0)
     given = {name: getattr(options, name) for name in ("size", "px", "batch", "threads", "device")}
     arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
-    for _ in range(rounds):
-        for name in series:
-            command = [sys.executable, "-m", "benchmarks.step", "--child", name, *arguments]
-            found = json.loads(output(command, ROOT).splitlines()[-1])
-            series[name].seconds.append(found["seconds"])
-            peaks[name] = max(peaks[name], found["peak_bytes"])
+    commands = {name: ["step", "--child", name, *arguments] for name in (OURS, PEER)}
+    series, peaks = processes(commands, options.rounds or {"full": 2, "mini": 5}[size.name])
     return facts_of(series, times(series, PEER, OURS), options) | {"peak_bytes": peaks}
 
 
 def child(name: str, size: Size, options: argparse.Namespace) -> dict[str, float]:
-    """One side alone: the median of a step after one that warms up."""
+    """One side alone."""
     make: Callable[..., Callable[[int], object]] = {OURS: LoracStep, PEER: PeftStep}[name]
     step = make(draw(size, options.device), options.px, options.batch)
-    series = Series(name)
-    for index in range(OWN_STEPS[size.name] + 1):
-        started = time.perf_counter()
-        step(index)
-        series.seconds.append(time.perf_counter() - started)
-    series.seconds = series.seconds[1:]
-    return {"seconds": series.median, "peak_bytes": peak_bytes(options.device)}
+    return alone(step, OWN_STEPS[size.name], options.device)
 
 
 def facts_of(series: dict[str, Series], ratio: float, options: argparse.Namespace) -> dict[str, object]:
