@@ -49,7 +49,6 @@ class Base:
         for ours, model in zip((self.unet, self.vae, self.text), models, strict=True):
             _assign(model, {key: tensor.to(dtype) for key, tensor in ours.state_dict().items()})
             model.eval().requires_grad_(False)
-        _number_positions(models[2].text_model)
         return Base(*models)
 
     @property
@@ -72,7 +71,6 @@ def draw(
         model.to_empty(device="cpu")
         randomise(model, seed + number)
         model.eval().requires_grad_(False)
-    _number_positions(models[2].text_model)
     return Base(*models)
 
 
