@@ -69,7 +69,6 @@ def draw(size: Size, device: str = "cpu") -> Models:
         model.to_empty(device=device).to(dtype)
         _fill(model)
         model.eval().requires_grad_(False)
-    fullsize.number_positions(text.text_model)
     return Models(size, unet, text)
 
 

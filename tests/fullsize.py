@@ -49,7 +49,6 @@ class Base:
         for ours, model in zip((self.unet, self.vae, self.text), models, strict=True):
             _assign(model, {key: tensor.to(dtype) for key, tensor in ours.state_dict().items()})
             model.eval().requires_grad_(False)
-        number_positions(models[2].text_model)
         return Base(*models)
 
     @property
@@ -72,11 +71,10 @@ def draw(
         model.to_empty(device="cpu")
         randomise(model, seed + number)
         model.eval().requires_grad_(False)
-    number_positions(models[2].text_model)
     return Base(*models)
 
 
-def number_positions(transformer: Any) -> None:
+def _number_positions(transformer: Any) -> None:
     transformer.embeddings.position_ids = torch.arange(POSITIONS).expand((1, -1))
 
 
@@ -120,7 +118,7 @@ def diffusers_models(base: Base) -> tuple[Any, Any, Any]:
     _assign(theirs[0], base.unet.state_dict())
     _assign(theirs[1], base.vae.state_dict())
     _assign(transformer, {k.removeprefix("text_model."): v for k, v in base.text.state_dict().items()})
-    number_positions(transformer)
+    _number_positions(transformer)
     for model in theirs:
         model.eval().requires_grad_(False)
     return theirs

@@ -18,6 +18,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -206,8 +207,9 @@ class UNetLoss:
 def initialise(unet: UNet, text: TextEncoder) -> None:
     """First weights: PyTorch's for linear layers; zero where a block joins its residual, as in the original.
 
-    Token embeddings start large enough that a tag is not drowned by the first layers' average. With clip skip 2 the
-    text encoder's last layer is never run in training; it is made to pass its input on, so that clip skip 1 works too.
+    The text encoder's are CLIP's: deviations fall with the width and, before a residual, with the depth. Token
+    embeddings start large enough that a tag is not drowned by the first layers' average. With clip skip 2 the text
+    encoder's last layer is never run in training; it is made to pass its input on, so that clip skip 1 works too.
     """
     for module in unet.modules():
         if isinstance(module, Linear):
@@ -220,9 +222,17 @@ def initialise(unet: UNet, text: TextEncoder) -> None:
         if isinstance(module, Transformer):
             nn.init.zeros_(module.proj_out.weight)
     nn.init.zeros_(unet.conv_out.weight)
+    width, deep = text.config.width**-0.5, (2 * text.config.layers) ** -0.5
+    deviations = {"q_proj": width * deep, "k_proj": width * deep, "v_proj": width * deep, "out_proj": width}
+    deviations |= {"fc1": width * 2**-0.5, "fc2": width * deep}
+    for name, module in text.named_modules():
+        if isinstance(module, Linear):
+            assert module.bias is not None
+            nn.init.normal_(module.weight, std=deviations[name.rpartition(".")[2]])
+            nn.init.zeros_(module.bias)
     nn.init.normal_(text.text_model.embeddings.token_embedding.weight, std=0.3)
     nn.init.normal_(text.text_model.embeddings.position_embedding.weight, std=0.05)
-    last = text.text_model.encoder.layers[-1].requires_grad_(False)
+    last: Any = text.text_model.encoder.layers[-1].requires_grad_(False)
     for layer in (last.self_attn.out_proj, last.mlp.fc2):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)

@@ -16,7 +16,7 @@ from torch import nn
 
 from lorac.errors import InputError, Problem
 from lorac.sd import names
-from lorac.sd.clip import POSITIONS, TextConfig, TextEncoder
+from lorac.sd.clip import TextConfig, TextEncoder
 from lorac.sd.config import METADATA_KEY, BaseConfig
 from lorac.sd.families import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 from lorac.sd.formats import State
@@ -81,8 +81,6 @@ def load_text(
     """The text encoder of `Parts.text`, with sizes from its shapes. Raises InputError for missing or extra tensors."""
     model = _empty_text(state, heads, where)
     _fill(model, state, where, dtype)
-    # The one buffer that no file fills: the positions' numbers.
-    model.text_model.embeddings.position_ids = torch.arange(POSITIONS).expand((1, -1))
     return model
 
 
