@@ -112,7 +112,8 @@ class Compiler:
             function, names = writing
             return [_Step(function, args, {**kwargs, **dict(zip(names, made, strict=True))})]
         wanted = [old is not None and self._uses[memory(old)] > 1 for old in call.made]
-        return [_Step(call.function, args, kwargs, [new if want else None for new, want in zip(made, wanted)])]
+        copies = [new if want else None for new, want in zip(made, wanted, strict=True)]
+        return [_Step(call.function, args, kwargs, copies)]
 
     def _placed(self, value: Any) -> Any:
         if not isinstance(value, Tensor):

@@ -74,6 +74,12 @@ def memory(tensor: Tensor) -> int:
     return address
 
 
+def _changing(function: Any, args: tuple[Any, ...]) -> bool:
+    if function is torch.ops.aten.index.Tensor:  # the number of results follows from values only with a mask
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return any(tag in function.tags for tag in CHANGING)
+
+
 class Recorder(TorchDispatchMode):
     """Records while it is entered. `failure` says why there is no recording: nothing is kept from then on."""
 
@@ -82,7 +88,8 @@ class Recorder(TorchDispatchMode):
         self.main = Track(0)
         self.tracks = [self.main]
         self.failure: str | None = None
-        self._limit, self._clock, self._bytes = limit, 0, 0
+        self.bytes = 0
+        self._limit, self._clock = limit, 0
         self._stack = [self.main]
         self._made: set[int] = set()
         self._kept: list[Tensor] = []  # so that no address is used twice
@@ -137,7 +144,7 @@ class Recorder(TorchDispatchMode):
         return lives
 
     def _add(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        if any(tag in function.tags for tag in CHANGING):
+        if _changing(function, args):
             return self.fail(f"{function} depends on values")
         call = Call(self._clock, function, args, kwargs, ())
         self._clock += 1
@@ -160,7 +167,7 @@ class Recorder(TorchDispatchMode):
     def _take(self, made: Iterable[Tensor]) -> None:
         for tensor in made:
             self._made.add(memory(tensor))
-            self._bytes += tensor.untyped_storage().nbytes()
+            self.bytes += tensor.untyped_storage().nbytes()
             self._kept.append(tensor)
-        if self._bytes > self._limit:
+        if self.bytes > self._limit:
             self.fail(f"it needs more than {self._limit >> 20} MB")

@@ -63,8 +63,8 @@ class Trainer:
         helper = helper_for(self.device) if self.switches.beside else Inline()
         small = all(member.lora.merged for member in self.members) and self.device.type == "cpu"
         usual = self.dtype == torch.float32  # else the loss is scaled by a number that changes
-        self._tapes = Tapes(helper, self.switches.tape and self.switches.fused and small and usual)
-        self.fused = self._fuse(self._tapes)
+        self.tapes = Tapes(helper, self.switches.tape and self.switches.fused and small and usual)
+        self.fused = self._fuse(self.tapes)
         for number, member in enumerate(self.members):
             member.join(self.device, self.dtype, self._merging(number), helper)
         frozen = not any(member.lora.parameters("text_encoder") for member in self.members)
@@ -111,7 +111,7 @@ class Trainer:
 
         key = (number > 0, tuple((share.member, share.part, len(share.samples)) for share in shares))
         factors = [factor for member in self.members for part in PARTS for factor in member.lora.parameters(part)]
-        found = self._tapes.run(key, (states_BLD, *packed(batches)), work, factors)
+        found = self.tapes.run(key, (states_BLD, *packed(batches)), work, factors)
         return found[: len(shares)], found[len(shares) :]
 
     def _losses(self, shares: Sequence[Share], batches: Sequence[Batch], context_BLD: Tensor | None) -> list[Tensor]:
@@ -120,10 +120,10 @@ class Trainer:
         if context_BLD is None:
             context_BLD = self._context(_joined([batch.ids for batch in rows]))
         for member in self.members:
-            self._tapes.do(member.optimiser.settle)
+            self.tapes.do(member.optimiser.settle)
         noisy_BCHW = _joined([batch.noisy for batch in rows]).to(self.device, self.dtype)
         t_B = _joined([batch.timestep for batch in rows]).to(self.device)
-        with self._tapes.threads(2) if self.fused else nullcontext():  # the helper has nothing to do meanwhile
+        with self.tapes.threads(2) if self.fused else nullcontext():  # the helper has nothing to do meanwhile
             estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
         estimates = [estimate_BCHW] if len(rows) == 1 else estimate_BCHW.chunk(len(rows))
         parts = dict(zip(self._places(shares), estimates, strict=True))
