@@ -22,7 +22,19 @@ CHANGING = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, tor
 """Operations that Python looks into, or that give something else every time."""
 
 FACTORIES = frozenset(
-    "zeros ones full arange scalar_tensor new_zeros new_ones new_full zeros_like ones_like full_like".split()
+    [
+        "zeros",
+        "ones",
+        "full",
+        "arange",
+        "scalar_tensor",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+    ]
 )
 """Operations whose values do not depend on tensors."""
 
