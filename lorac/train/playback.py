@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from heapq import heappop, heappush
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from lorac.train.recording import Call, Recorder, Track, memory
 
@@ -31,13 +31,12 @@ class Arena:
         self.places: dict[int, int] = {}
         self.size = 0
         free: list[tuple[int, int]] = []  # (offset, size), ascending
-        taken: list[tuple[int, int, int]] = []  # (last, offset, size)
+        taken: list[tuple[int, int, int]] = []  # (last, offset, size), a heap
         for key, (first, last, size) in sorted(lives.items(), key=lambda life: life[1]):
-            for old in [old for old in taken if old[0] < first]:
-                taken.remove(old)
-                free = _joined(free, old[1:])
+            while taken and taken[0][0] < first:
+                free = _joined(free, heappop(taken)[1:])
             offset, size = self._find(free, -(-size // ALIGNMENT) * ALIGNMENT)
-            taken.append((last, offset, size))
+            heappush(taken, (last, offset, size))
             self.places[key] = offset
         self._storage = torch.empty(self.size, dtype=torch.uint8).untyped_storage()
 
@@ -98,7 +97,8 @@ class Compiler:
 
     def _lowered(self, call: Call) -> list[_Step]:
         """The call with its results in their places."""
-        args, kwargs = tree_map(self._placed, (call.args, call.kwargs))
+        args = tuple(self._placed(value) for value in call.args)
+        kwargs = {name: self._placed(value) for name, value in call.kwargs.items()}
         if not call.made:
             return [_Step(call.function, args, kwargs)]
         made = [None if tensor is None else self._placed(tensor) for tensor in call.made]
@@ -112,9 +112,12 @@ class Compiler:
             function, names = writing
             return [_Step(function, args, {**kwargs, **dict(zip(names, made, strict=True))})]
         wanted = [old is not None and self._uses[memory(old)] > 1 for old in call.made]
-        return [_Step(call.function, args, kwargs, [new if want else None for new, want in zip(made, wanted)])]
+        copies = [new if want else None for new, want in zip(made, wanted, strict=True)]
+        return [_Step(call.function, args, kwargs, copies)]
 
     def _placed(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [self._placed(element) for element in value]
         if not isinstance(value, Tensor):
             return value
         return self.arena.of(value) if memory(value) in self.arena.places else value.detach()
@@ -198,7 +201,7 @@ class _Graph:
         function = torch._C._create_function_from_graph("tape", self._graph)
 
         def play() -> None:
-            with torch.jit.optimized_execution(False):
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 function()
 
         return [play]

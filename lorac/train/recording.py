@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 Mark: TypeAlias = Callable[[], object]
 """Something to do at its place in a track; it sees no tensor that is made in the recording."""
@@ -22,8 +21,21 @@ Mark: TypeAlias = Callable[[], object]
 CHANGING = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded)
 """Operations that Python looks into, or that give something else every time."""
 
-FACTORIES = ("zeros", "ones", "full", "arange", "scalar_tensor", "new_zeros", "new_ones", "new_full", "zeros_like")
-FACTORIES += ("ones_like", "full_like")
+FACTORIES = frozenset(
+    [
+        "zeros",
+        "ones",
+        "full",
+        "arange",
+        "scalar_tensor",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+    ]
+)
 """Operations whose values do not depend on tensors."""
 
 
@@ -41,7 +53,11 @@ class Call:
 
     def tensors(self) -> Iterator[Tensor]:
         """All that it reads and writes."""
-        return (leaf for leaf in tree_leaves((self.args, self.kwargs, self.made)) if isinstance(leaf, Tensor))
+        for value in (*self.args, *self.kwargs.values(), self.made):
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, (list, tuple)):
+                yield from (element for element in value if isinstance(element, Tensor))
 
     def written(self) -> Iterator[Tensor]:
         """Those of its arguments that it changes."""
@@ -74,18 +90,29 @@ def memory(tensor: Tensor) -> int:
     return address
 
 
-class Recorder(TorchDispatchMode):
+def _changing(function: Any, args: tuple[Any, ...]) -> bool:
+    if function is torch.ops.aten.index.Tensor:  # the number of results follows from values only with a mask
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return any(tag in function.tags for tag in CHANGING)
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records while it is entered. `failure` says why there is no recording: nothing is kept from then on."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.main = Track(0)
         self.tracks = [self.main]
         self.failure: str | None = None
-        self._limit, self._clock, self._bytes = limit, 0, 0
+        self.bytes = 0
+        self._limit, self._clock = limit, 0
         self._stack = [self.main]
         self._made: set[int] = set()
         self._kept: list[Tensor] = []  # so that no address is used twice
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler, which takes seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -137,7 +164,7 @@ class Recorder(TorchDispatchMode):
         return lives
 
     def _add(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        if any(tag in function.tags for tag in CHANGING):
+        if _changing(function, args):
             return self.fail(f"{function} depends on values")
         call = Call(self._clock, function, args, kwargs, ())
         self._clock += 1
@@ -160,7 +187,7 @@ class Recorder(TorchDispatchMode):
     def _take(self, made: Iterable[Tensor]) -> None:
         for tensor in made:
             self._made.add(memory(tensor))
-            self._bytes += tensor.untyped_storage().nbytes()
+            self.bytes += tensor.untyped_storage().nbytes()
             self._kept.append(tensor)
-        if self._bytes > self._limit:
+        if self.bytes > self._limit:
             self.fail(f"it needs more than {self._limit >> 20} MB")

@@ -66,8 +66,8 @@ class Trainer:
         helper = helper_for(self.device) if self.switches.beside else Inline()
         merged = all(member.lora.merged for member in self.members)
         usual = self.device.type == "cpu" and self.dtype == torch.float32  # else a loss scale changes from step to step
-        self._tapes = Tapes(helper, self.switches.tape and self.switches.fused and merged and usual)
-        self.fused = self._fuse(self._tapes)
+        self.tapes = Tapes(helper, self.switches.tape and self.switches.fused and merged and usual)
+        self.fused = self._fuse(self.tapes)
         self._small = self.fused is not None and merged
         for number, member in enumerate(self.members):
             member.join(self.device, self.dtype, self._merging(number), helper)
@@ -133,7 +133,7 @@ class Trainer:
 
         key = (number > 0, tuple((share.member, share.part, len(share.samples)) for share in shares))
         factors = [factor for member in self.members for part in PARTS for factor in member.lora.parameters(part)]
-        found = self._tapes.run(key, (states_BLD, *packed(batches)), work, factors)
+        found = self.tapes.run(key, (states_BLD, *packed(batches)), work, factors)
         return found[: len(shares)], found[len(shares) :]
 
     def _losses(self, shares: Sequence[Share], batches: Sequence[Batch], context_BLD: Tensor | None) -> list[Tensor]:
@@ -142,10 +142,10 @@ class Trainer:
         if context_BLD is None:
             context_BLD = self._context(_joined([batch.ids for batch in rows]))
         for member in self.members:
-            self._tapes.do(member.optimiser.settle)
+            self.tapes.do(member.optimiser.settle)
         noisy_BCHW = _joined([batch.noisy for batch in rows]).to(self.device, self.dtype)
         t_B = _joined([batch.timestep for batch in rows]).to(self.device)
-        with self._tapes.threads(2) if self._small else nullcontext():  # the helper has nothing to do meanwhile
+        with self.tapes.threads(2) if self._small else nullcontext():  # the helper has nothing to do meanwhile
             estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
         estimates = [estimate_BCHW] if len(rows) == 1 else estimate_BCHW.chunk(len(rows))
         parts = dict(zip(self._places(shares), estimates, strict=True))

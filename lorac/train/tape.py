@@ -34,7 +34,10 @@ Work: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 
 class Tape:
-    """One recorded step: `play` does it again for other values of its inputs."""
+    """One recorded step: `play` does it again for other values of its inputs.
+
+    It holds `bytes` of memory, where the step took `taken` bytes in all.
+    """
 
     def __init__(
         self, recorder: Recorder, inputs: Inputs, outputs: tuple[Tensor, ...], parameters: Sequence[nn.Parameter]
@@ -44,7 +47,7 @@ class Tape:
         compiler = Compiler(recorder, [*outputs, *(gradient for _, gradient in self._gradients)])
         self._actions = {track: compiler.actions(track) for track in recorder.tracks}
         self._main = recorder.main
-        self.bytes = compiler.arena.size
+        self.bytes, self.taken = compiler.arena.size, recorder.bytes
         self._running: dict[Track, Future[None]] = {}
 
     @torch.no_grad()
@@ -143,6 +146,10 @@ class Tapes(Executor):
             return outputs, None
         current.append(Tape(recorder, own, outputs, parameters))
         return tuple(output.clone() for output in outputs), current[0]
+
+    def tapes(self) -> list[Tape]:
+        """All that there are."""
+        return [tape for tape in self._tapes.values() if tape is not None]
 
     def do(self, action: Action) -> None:
         """Something that is not an operation on tensors of `work`: do it now, and in every run."""
