@@ -37,7 +37,7 @@ def plain(x_BLC: Tensor, dy_BLC: Tensor, number: int) -> tuple[Tensor, Tensor, d
     lora = network(text_encoder, unet, number, merged=False)
     layer: Any = text_encoder.get_submodule(PATH)
     x_BLC = x_BLC.clone().requires_grad_()
-    y_BLC = layer(x_BLC, None, is_causal=True)
+    y_BLC = layer(x_BLC)
     torch.autograd.backward(y_BLC, dy_BLC)
     assert x_BLC.grad is not None
     return y_BLC.detach(), x_BLC.grad, gradients_of(lora)
