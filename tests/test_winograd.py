@@ -60,6 +60,16 @@ def test_minimal_filtering_is_a_convolution_and_its_gradient(
             assert difference(gradient(dy_BOHW.to(dtype), weight_SSCO, algorithm, scratch), dx_BCHW) < limit
 
 
+@pytest.mark.parametrize("algorithm", [Algorithm.F2, Algorithm.F4])
+def test_a_smaller_picture_with_the_same_tiles_sees_zeros_around_it(algorithm: Algorithm) -> None:
+    module, scratch = convolution(6, 6), Scratch()
+    weight_SSCO = components(module.weight, algorithm)
+    convolve(torch.full((1, 6, 4, 8), 100.0), weight_SSCO, algorithm, scratch)
+    x_BCHW = torch.randn(1, 6, 3, 7)
+    expected, _, _ = reference(module, x_BCHW, torch.clone)
+    assert difference(convolve(x_BCHW, weight_SSCO, algorithm, scratch, module.bias), expected) < 3e-6
+
+
 @pytest.mark.parametrize(("algorithm", "limit"), [(Algorithm.F2, 8e-7), (Algorithm.F4, 3e-6)])
 def test_rounding_of_a_wide_layer(algorithm: Algorithm, limit: float) -> None:
     """Of the order of a direct convolution's, 1e-6."""
