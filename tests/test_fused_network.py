@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lorac.sd.clip import TextEncoder
@@ -183,6 +185,18 @@ def test_recomputation_keeps_less_and_less() -> None:
     assert kept[Recompute.TRANSFORMER] < 0.6 * kept[Recompute.FEED_FORWARD]
 
 
+class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counted[func.name()] += 1
+        return func(*args, **(kwargs or {}))
+
+
 def flops(parts: tuple[str, ...], settings: NetworkSettings) -> tuple[int, int]:
     """(of forward, of backward)"""
     forward, _, network = fused(SMALL, 1, settings, parts, False, Switches())
@@ -203,5 +217,12 @@ def test_nothing_is_done_below_the_lowest_trained_layer() -> None:
     assert 0.9 < ahead[2] / ahead[0] <= 1.0
     assert back[1] < 0.7 * back[0]
     assert back[2] < 0.1 * back[0]
+    # The lowest trained transformer computes no gradient of its input: of the norms, only that of `conv_out` runs back.
+    forward, _, network = fused(SMALL, 1, last, ("unet",), False, Switches())
+    network.start(accumulating=False)
+    loss = forward().loss
+    with Calls() as calls:
+        torch.autograd.backward(loss)
+    assert calls.counted["aten::native_group_norm_backward"] == 1
     # With a frozen text encoder the caption's gradient is not computed.
     assert flops(("unet",), whole)[1] < flops(PARTS, whole)[1]
