@@ -21,21 +21,8 @@ Mark: TypeAlias = Callable[[], object]
 CHANGING = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded)
 """Operations that Python looks into, or that give something else every time."""
 
-FACTORIES = frozenset(
-    [
-        "zeros",
-        "ones",
-        "full",
-        "arange",
-        "scalar_tensor",
-        "new_zeros",
-        "new_ones",
-        "new_full",
-        "zeros_like",
-        "ones_like",
-        "full_like",
-    ]
-)
+NEW = frozenset(["zeros", "ones", "full", "arange", "scalar_tensor", "new_zeros", "new_ones", "new_full"])
+FACTORIES = NEW | {"zeros_like", "ones_like", "full_like"}
 """Operations whose values do not depend on tensors."""
 
 
