@@ -18,11 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`now` and `peak` in bytes, of the storages made since the mode was entered."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self.largest: dict[int, int] = {}
         """The storages that are alive, by id, with their bytes."""
@@ -80,7 +80,7 @@ def as_on_a_card() -> Iterator[None]:
     """Tensors on torch's "meta" device then behave as on a card: no code for CPUs runs, attention is a kernel's, and
     AdamW may be fused."""
     adam = sys.modules["torch.optim.adam"]
-    before = functional.scaled_dot_product_attention, adam._device_dtype_check_for_fused  # type: ignore[attr-defined]
+    before = functional.scaled_dot_product_attention, adam._device_dtype_check_for_fused
     functional.scaled_dot_product_attention = lambda q, k, v, *_, **__: _Flash.apply(q, k, v)  # type: ignore[no-untyped-call]
     adam._device_dtype_check_for_fused = lambda *_, **__: None  # type: ignore[attr-defined]
     try:

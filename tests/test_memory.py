@@ -15,6 +15,7 @@ from lorac.cli import main
 from lorac.errors import InputError
 from lorac.recipe.base import base_facts, base_shapes
 from lorac.sd.lora import LoRANetwork
+from lorac.sd.lora_names import PARTS
 from lorac.sd.lora_settings import NetworkSettings
 from lorac.train.memory.budget import parse, shown
 from lorac.train.memory.choose import choose, remedies
@@ -42,7 +43,7 @@ def test_parameters_are_those_of_the_models() -> None:
     for conv in (None, 8):
         settings = NetworkSettings(16, 16.0, conv_dim=conv)
         network = LoRANetwork(unet, text, settings)
-        expected = sum(p.numel() for part in BOTH for p in network.parameters(part))  # type: ignore[arg-type]
+        expected = sum(p.numel() for part in PARTS for p in network.parameters(part))
         assert factors(sizes, ranks(settings.adapters(BOTH))) == expected
 
 
