@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.lora import LoRANetwork, NetworkSettings
+from lorac.train.fused import choice
 from lorac.train.fused.attention import attend, attend_backward, join_heads, split_heads
 from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
 from lorac.train.fused.resnet import FusedResnet
@@ -95,6 +96,19 @@ def test_gradients_of_networks_of_uneven_blocks(settings: NetworkSettings) -> No
     assert ours.keys() == expected.keys()
     for name, gradient in expected.items():
         assert gradient.any() == ours[name].any() == ("layers_11" not in name), name  # clip skip 2
+        assert (ours[name] - gradient).norm() <= 2e-5 * gradient.norm() + 1e-8 * norm, name
+
+
+@pytest.mark.parametrize("few_weights", [0, 2**30])  # tiles of 2×2, of 4×4
+def test_gradients_through_minimal_filters(few_weights: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a base of SD1.x's width: no convolution is small."""
+    for name, value in (("FEW_PRODUCTS", 0), ("FEW_CHANNELS", 16), ("PATCH_ELEMENTS", 0), ("FEW_WEIGHTS", few_weights)):
+        monkeypatch.setattr(choice, name, value)
+    more = (8, (12, 20), 2, 75, ("unet",))
+    loss, ours, norm = gradients(True, *more)
+    expected_loss, expected, _ = gradients(False, *more)
+    torch.testing.assert_close(loss, expected_loss)
+    for name, gradient in expected.items():
         assert (ours[name] - gradient).norm() <= 2e-5 * gradient.norm() + 1e-8 * norm, name
 
 

@@ -10,7 +10,7 @@ product. That takes s²/m² products for one output instead of 9: 4 for m = 2, 2
 The gradient of the input is a convolution with the kernel turned round. The filters interpolate polynomials at points
 that are closed under p → −1/p; so the turned kernel's components are the kernel's own at other points, up to a factor
 and signs that alternate from pixel to pixel, and both go into the small matrices: one copy of G w Gᵀ serves both ways.
-(They also round better with 1/2 and −2 than with the usual 2 and −2: 1.7e-6 instead of 2.7e-6 for 320 channels; see
+(They also round better with 1/2 and −2 than with the usual 2 and −2: 1.7e-6 instead of 2.6e-6 for 320 channels; see
 Barabasz et al. 2020, arXiv:1803.10986.)
 
 Shape suffixes: B batch, C channels that are convolved, O channels of the result, H height, W width, S = s, M = m,
