@@ -85,7 +85,7 @@ def gang_lines(graph: Graph, to_make: Collection[Node]) -> list[str]:
         return []
     names = {node: node.name.partition(":")[0] for node in nodes}
     lines, told = [], set[Node]()
-    found = gangs(graph, train.gang_group)
+    found = gangs(graph, lambda node: train.gang_group(node) if node.kind == train.NAME else None)
     for node in nodes:
         mates = [mate for mate in found.get(node, [node]) if mate in names]
         if len(mates) > 1 and node not in told:

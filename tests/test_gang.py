@@ -211,7 +211,7 @@ def test_one_that_diverges_leaves_the_others_as_they_are(bench: Bench, links: in
 
 
 def test_settings_that_are_refused_cost_only_their_own_lora(bench: Bench) -> None:
-    bad = Recipe(4, steps=2, seed=1, train={"optimizer": "adafactor", "optimizer_args": {"beta1": "x"}})
+    bad = Recipe(4, steps=2, seed=1, train={"optimizer": "prodigy", "optimizer_args": {"d0": -1.0}})
     good = Recipe(2, steps=2)
     alone = bench.alone(good)
     ours, error = bench.together(good, bad)

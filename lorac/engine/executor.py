@@ -332,6 +332,8 @@ class Executor:
         try:
             key = kind.gang_key(piece.work)
             alike = [piece, *(other for other in waiting if kind.gang_key(other.work) == key)]
+            # Equal links of two recipes are made by one: their scratch folder is the same, and the other finds them.
+            alike = list({other.look.item_keys[other.first_item]: other for other in reversed(alike)}.values())[::-1]
         except BlobMissing:
             return [piece]  # who runs into it has it made again
         rounds = -(-len(alike) // kind.gang_limit(piece.work))
