@@ -18,8 +18,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from lorac.evaluate.figures import Figures, decode
-from lorac.evaluate.intervals import Estimate, combined
+from lorac.evaluate.figures import Figures, Measure, decode
+from lorac.evaluate.intervals import Estimate, average, combined
 
 PAGE = Path(__file__).with_name("article.md")
 VERDICTS = ("agrees", "agrees in part", "open", "disagrees in part", "disagrees", "not measured")
@@ -90,8 +90,8 @@ class Claim:
     """That `more` is larger than `less`; None for what has no figure: a run that was not built, or gave only noise."""
 
     text: str
-    more: Estimate | None
-    less: Estimate | None
+    more: Measure | None
+    less: Measure | None
 
     @property
     def difference(self) -> Estimate | None:
@@ -141,7 +141,7 @@ class Runs:
 
     figures: Mapping[str, Figures]
 
-    def of(self, run: str, name: str, *prompts: str, strength: float = 1.0, negative: str = "") -> Estimate | None:
+    def of(self, run: str, name: str, *prompts: str, strength: float = 1.0, negative: str = "") -> Measure | None:
         """A measure over some prompts of a run, each of which counts the same; `BARE` alone unless they are given."""
         if run not in self.figures:
             return None
@@ -152,7 +152,7 @@ class Runs:
         if len(cells) != len(wanted):
             raise KeyError(f"{run} did not draw {wanted} at strength {strength:g}")
         found = [measure for cell in cells if (measure := cell.measures[name]) is not None]
-        return combined([(1 / len(found), measure) for measure in found]) if found else None
+        return average(found) if found else None
 
     def more(self, text: str, name: str, more: str, less: str, *prompts: str) -> Claim:
         """That a measure is larger in one run than in another, over equal prompts at strength 1."""

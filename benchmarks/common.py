@@ -1,4 +1,4 @@
-"""What every benchmark needs: facts of the machine, times of whole processes, a table, a JSON file."""
+"""What every benchmark needs: turns and medians, the machine and its rate, times of processes, a table, a JSON file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,51 @@ class Series:
 
     def facts(self) -> dict[str, Any]:
         return {"median": round(self.median, 4), "seconds": [round(value, 4) for value in self.seconds]}
+
+
+def alternate(contestants: Mapping[str, Callable[[int], object]], rounds: int, steps: int = 1) -> dict[str, Series]:
+    """Seconds of a step of each, in turns: `rounds` times `steps` steps, after one unmeasured turn of each.
+
+    A step returns when its work is done.
+    """
+    series = {name: Series(name) for name in contestants}
+    for done in range(rounds + 1):
+        for name, step in contestants.items():
+            started = time.perf_counter()
+            for i in range(steps):
+                step(done * steps + i)
+            if done:
+                series[name].seconds.append((time.perf_counter() - started) / steps)
+    return series
+
+
+def times(series: Mapping[str, Series], slow: str, fast: str) -> float:
+    """How many steps `fast` makes in the time of one of `slow`: the median over rounds of the ratio in a round, since
+    a machine's speed drifts from minute to minute."""
+    pairs = zip(series[slow].seconds, series[fast].seconds, strict=True)
+    return statistics.median(one / other for one, other in pairs)
+
+
+def processes(commands: Mapping[str, Sequence[str]], rounds: int) -> tuple[dict[str, Series], dict[str, int]]:
+    """The same of processes of their own: (seconds of a step, most bytes of memory) of each, in turns.
+
+    A command is a module of this folder and its arguments; it prints what `alone` returns, last.
+    """
+    series, peaks = {name: Series(name) for name in commands}, dict.fromkeys(commands, 0)
+    for _ in range(rounds):
+        for name, (module, *arguments) in commands.items():
+            found = json.loads(
+                output([sys.executable, "-m", f"benchmarks.{module}", *arguments], ROOT).splitlines()[-1]
+            )
+            series[name].seconds.append(found["seconds"])
+            peaks[name] = max(peaks[name], found["peak_bytes"])
+    return series, peaks
+
+
+def alone(step: Callable[[int], object], steps: int, device: str = "cpu") -> dict[str, float]:
+    """In such a process: the median of `steps` steps after one that warms up, and the most memory used."""
+    series = alternate({"step": step}, steps)["step"]
+    return {"seconds": series.median, "peak_bytes": peak_bytes(device)}
 
 
 def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *, stop: bool = False) -> float:
@@ -65,10 +110,36 @@ def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *
     return ended if seen is None else seen
 
 
+def output(command: Sequence[str | Path], folder: Path) -> str:
+    """What a process prints. Raises SystemExit with its errors when it fails."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=folder, env=environment(), capture_output=True, text=True, encoding="utf-8"
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} gave {done.returncode}:\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def pin(count: int) -> None:
+    """Keep this process and its children on the first `count` of its cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def peak_bytes(device: str = "cpu") -> int:
+    """The most memory that this process has used: its resident set, or what torch has allocated on a GPU."""
+    import torch
+
+    from lorac.sd.device import Device
+
+    return Device(device, torch.float32).peak_bytes()
+
+
 def environment() -> dict[str, str]:
     """This process's, but with bytecode, as installed packages have it, and with output that comes at once."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     return {**kept, **own}
 
 
@@ -93,8 +164,12 @@ def _cpu() -> str:
 
 
 def versions(packages: Sequence[str], python: str = sys.executable) -> dict[str, str]:
-    """Versions of packages as an interpreter has them installed."""
-    code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    """Versions of packages as an interpreter has them installed; "-" of one that it has not."""
+    code = (
+        "import sys; from importlib.metadata import distributions; "
+        "found = {d.name.lower(): d.version for d in distributions()}; "
+        "print(*(found.get(name, '-') for name in sys.argv[1:]))"
+    )
     done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
     return dict(zip(packages, done.stdout.split(), strict=True))
 
@@ -125,9 +200,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
-def write_result(name: str, facts: Mapping[str, Any]) -> Path:
+def write_result(name: str, facts: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     """Write `results/NAME.json`; returns its path."""
-    path = RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def keep(name: str, case: str, facts: Mapping[str, Any], packages: Sequence[str]) -> Path:
+    """Write one case's facts into `results/NAME.json`, with commit, machine and versions; other cases stay."""
+    path = RESULTS / f"{name}.json"
+    held = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    cases = {**held.get("cases", {}), case: {"commit": commit(), "machine": machine(), "versions": versions(packages)}}
+    cases[case] |= facts
+    print(f"written to {write_result(name, {'benchmark': name, 'cases': dict(sorted(cases.items()))})}", flush=True)
     return path

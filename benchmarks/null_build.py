@@ -1,7 +1,7 @@
 """How long 10,000 pictures take when nothing, or one caption, has changed: lorac beside doit and DVC.
 
     pip install 'lorac[bench]'
-    python -m benchmarks.null_build [--folder DIR] [--pictures 10000] [--rounds 5] [--peers PYTHON]
+    python -m benchmarks.null_build [--folder DIR] [--pictures 10000] [--rounds 5] [--peers PYTHON] [--quick]
 
 Every time is that of a whole process, from its start. Two cases, each in several rounds, the three tools in turn:
 
@@ -18,6 +18,9 @@ What the tools are made to do on the same pictures and captions:
     DVC    one stage, `train`, which depends on the folder and does nothing, in `dvc repro`. DVC knows a folder only
            as a whole (one stage per picture takes minutes to load), so a real stage would process all pictures again.
 
+`--quick` is for a continuous integration: 1000 pictures, three rounds, and without DVC; its figures go to
+null_build_quick.json. doit is left out, too, where it is not installed.
+
 So doit does the per-picture book-keeping that lorac does, DVC is spared it, and neither makes tokens or a schedule.
 `--folder` keeps the project, whose first build takes minutes, for the next time; `--peers` is an interpreter that has
 doit and DVC, if this one has not.
@@ -27,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -128,16 +132,20 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="interpreter with doit and DVC")
+    parser.add_argument("--quick", action="store_true", help="1000 pictures, three rounds, without DVC")
     options = parser.parse_args()
+    if options.quick:
+        options.pictures, options.rounds = 1000, 3
     if options.folder:
-        measure(options.folder.absolute(), options.pictures, options.rounds, options.peers)
+        measure(options.folder.absolute(), options)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            measure(Path(folder), options.pictures, options.rounds, options.peers)
+            measure(Path(folder), options)
 
 
-def measure(folder: Path, pictures: int, rounds: int, peers: str) -> None:
-    tools = {
+def contestants(pictures: int, peers: str) -> dict[str, Tool]:
+    """The three of them."""
+    return {
         "lorac": Tool(
             "lorac",
             [sys.executable, "-m", "lorac", "build", "--json", "recipe.toml"],
@@ -147,7 +155,17 @@ def measure(folder: Path, pictures: int, rounds: int, peers: str) -> None:
         "doit": Tool("doit", [peers, "-m", "doit"], "training starts"),
         "DVC": Tool("DVC", [peers, "-m", "dvc", "repro"], "training starts"),
     }
-    prepare(folder, pictures, peers)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> None:
+    pictures, rounds, peers = options.pictures, options.rounds, options.peers
+    tools = contestants(pictures, peers)
+    if options.quick:
+        del tools["DVC"]
+        if not installed("doit", peers):
+            del tools["doit"]
+            print("doit is not installed: lorac is measured alone")
+    prepare(folder, pictures, peers, "DVC" in tools)
     first = {}
     for name, tool in tools.items():
         first[name] = round(run(tool.command, folder), 1)
@@ -163,10 +181,16 @@ def measure(folder: Path, pictures: int, rounds: int, peers: str) -> None:
         edited.write_text(f"{before}, edit {time.time_ns()}", encoding="utf-8")  # never seen: the store forgets nothing
         for tool in tools.values():
             tool.measure("edit", folder)
-    show(tools, first, pictures, peers)
+    show(tools, first, pictures, peers, options.quick)
 
 
-def prepare(folder: Path, pictures: int, peers: str) -> None:
+def installed(package: str, python: str) -> bool:
+    """Whether an interpreter has it."""
+    code = "import sys; from importlib.util import find_spec; sys.exit(find_spec(sys.argv[1]) is None)"
+    return subprocess.run([python, "-c", code, package]).returncode == 0
+
+
+def prepare(folder: Path, pictures: int, peers: str, dvc: bool) -> None:
     """The project for all three tools; what is there already stays."""
     if (folder / "say.py").exists():
         return
@@ -177,13 +201,14 @@ def prepare(folder: Path, pictures: int, peers: str) -> None:
     (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
     (folder / "dodo.py").write_text(DODO, encoding="utf-8")
     (folder / "dvc.yaml").write_text(DVC.format(python=peers), encoding="utf-8")
-    run([peers, "-m", "dvc", "init", "--no-scm", "--quiet"], folder)
-    for option in ("core.analytics", "core.check_update"):  # neither belongs into a measurement
-        run([peers, "-m", "dvc", "config", option, "false"], folder)
+    if dvc:
+        run([peers, "-m", "dvc", "init", "--no-scm", "--quiet"], folder)
+        for option in ("core.analytics", "core.check_update"):  # neither belongs into a measurement
+            run([peers, "-m", "dvc", "config", option, "false"], folder)
     (folder / "say.py").write_text('print("training starts", flush=True)\n', encoding="utf-8")
 
 
-def show(tools: dict[str, Tool], first: dict[str, float], pictures: int, peers: str) -> None:
+def show(tools: dict[str, Tool], first: dict[str, float], pictures: int, peers: str, quick: bool) -> None:
     rows = []
     for case, what in (("null", "nothing changed"), ("edit", "one caption edited, until training starts")):
         rows.append(
@@ -198,10 +223,13 @@ def show(tools: dict[str, Tool], first: dict[str, float], pictures: int, peers: 
         "first_build_seconds": first,
         "targets": TARGETS,
         "machine": machine(),
-        "versions": {**versions(["lorac", "msgspec", "click"]), **versions(["doit", "dvc"], peers)},
+        "versions": {
+            **versions(["lorac", "msgspec", "click"]),
+            **versions([name.lower() for name in tools if name != "lorac"], peers),
+        },
         "commit": commit(),
     }
-    print(f"\nwritten to {write_result('null_build', facts)}")
+    print(f"\nwritten to {write_result('null_build_quick' if quick else 'null_build', facts)}")
     print(json.dumps(facts["machine"], ensure_ascii=False))
 
 

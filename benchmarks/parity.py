@@ -15,25 +15,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import commit, machine, table, versions, write_result
+from benchmarks.peer import Peer, states
 from lorac.sd.lora import LoRANetwork
+from lorac.sd.lora_names import Part
 from lorac.sd.lora_settings import NetworkSettings
 from lorac.sd.tokenizer import chunk
 from lorac.train.objective import Pictures
 from lorac.train.slices import Sample, Step
-from lorac.train.step import Trainer
+from lorac.train.step import Member, Trainer
 from tests.fullsize import Base, diffusers_models, draw
 
 LIMIT = 1e-4
 RANK, ALPHA, TOKENS = 4, 2.0, 75
 CAPTION = list(range(320, 360))
-UNET_TARGETS = r".*(proj_in|proj_out|to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2)"
-TEXT_TARGETS = r".*(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 SCALE = 0.18215
 SMALL = 1e-6
+PREFIXES: Mapping[Part, str] = {"unet": "lora_unet", "text_encoder": "lora_te"}
 
 Named = dict[str, Tensor]
 Theirs = tuple[Any, Any, Any]
@@ -45,9 +45,9 @@ def figures(base: Base | None = None) -> Iterator[tuple[str, float]]:
     theirs = diffusers_models(base)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        ids_BL = torch.tensor(chunk(CAPTION, TOKENS))
+        ids_BKL = torch.tensor([chunk(CAPTION, TOKENS)])
         for clip_skip in (1, 2):
-            error = distance(base.text(ids_BL, clip_skip), _states(theirs[2], ids_BL, clip_skip))
+            error = distance(base.text(ids_BKL, clip_skip), states(theirs[2], ids_BKL, clip_skip))
             yield f"text encoder, clip skip {clip_skip}", error
         x_BCHW = torch.rand(1, 3, 256, 256, generator=generator) * 2 - 1
         mean, logvar = base.vae.encode(x_BCHW)
@@ -85,7 +85,8 @@ def _our_step(base: Base, step: Step, latent_CHW: Tensor, clip_skip: int) -> tup
         for name, tensor in sorted(lora.state().items())
     }
     lora.load_state(factors)
-    trainer = Trainer(base.unet, base.text, lora, clip_skip=clip_skip, max_token_length=TOKENS)
+    member = Member(lora)
+    trainer = Trainer(base.unet, base.text, [member], clip_skip=clip_skip, max_token_length=TOKENS)
     held: Named = {}
 
     def keep(norm: Tensor, rates: object) -> None:
@@ -93,54 +94,38 @@ def _our_step(base: Base, step: Step, latent_CHW: Tensor, clip_skip: int) -> tup
         grads = {factor: torch.zeros_like(factor) if factor.grad is None else factor.grad for factor in parameters}
         held.update({name: gradient.clone() for name, gradient in lora.named(grads).items()})
 
-    trainer.optimiser.apply = keep  # type: ignore[method-assign]
-    loss = float(trainer.step(step, Pictures([latent_CHW])))
+    member.optimiser.apply = keep  # type: ignore[method-assign]
+    (loss,) = trainer.step([(step, Pictures([latent_CHW]))])
+    assert loss is not None
     lora.detach()
-    return loss, held, {name: tensor for name, tensor in factors.items() if tensor.dim()}
+    return float(loss), held, {name: tensor for name, tensor in factors.items() if tensor.dim()}
 
 
 def _their_step(
     theirs: Theirs, factors: Mapping[str, Tensor], sample: Sample, latent_CHW: Tensor, clip_skip: int
 ) -> tuple[float, dict[str, Tensor]]:
     """(loss, gradients under kohya's names) of diffusers and PEFT with the same factors."""
-    from diffusers import DDPMScheduler
-    from peft import LoraConfig
-
-    unet, _, text = theirs
+    peer = Peer(theirs[0], theirs[2], RANK, ALPHA, clip_skip)
     parameters: dict[str, Any] = {}
-    for model, prefix, targets in ((unet, "lora_unet", UNET_TARGETS), (text, "lora_te", TEXT_TARGETS)):
-        model.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets))
-        parameters |= _load_factors(model, prefix, factors)
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    x_BCHW = latent_CHW[None] * SCALE
-    noise = torch.randn(x_BCHW.shape[1:], generator=torch.Generator().manual_seed(sample.noise_seed))[None]
-    t_B = torch.tensor([sample.timestep])
-    states_BLD = _states(text, torch.tensor(chunk(sample.ids, TOKENS)), clip_skip)
-    estimate: Tensor = unet(scheduler.add_noise(x_BCHW, noise, t_B), t_B, states_BLD).sample
-    loss = F.mse_loss(estimate, noise)
+    for part, prefix in PREFIXES.items():
+        parameters |= _load_factors(peer.factors(part), prefix, factors)
+    noise = torch.randn(latent_CHW.shape, generator=torch.Generator().manual_seed(sample.noise_seed))
+    states_BLD = peer.states(torch.tensor([chunk(sample.ids, TOKENS)]))
+    loss = peer.loss(latent_CHW[None] * SCALE, noise[None], torch.tensor([sample.timestep]), states_BLD)
     torch.autograd.backward(loss)
     return loss.item(), {k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in parameters.items()}
 
 
-def _load_factors(model: Any, prefix: str, factors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _load_factors(theirs: Mapping[str, Any], prefix: str, factors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Give PEFT's layers the factors; returns its parameters under kohya's names."""
     found = {}
-    for path, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
+    for path, parameter in theirs.items():
         module, _, kind = path.removesuffix(".default.weight").rpartition(".lora_")
         module = module if prefix == "lora_unet" or module.startswith("text_model.") else f"text_model.{module}"
         name = f"{prefix}_{module.replace('.', '_')}.lora_{ {'A': 'down', 'B': 'up'}[kind] }.weight"
         parameter.data.copy_(factors[name])
         found[name] = parameter
     return found
-
-
-def _states(text: Any, ids_BL: Tensor, clip_skip: int) -> Tensor:
-    """kohya's definition (sd-scripts strategy_sd.py): `hidden_states[-clip_skip]`, then the final LayerNorm."""
-    hidden = text(ids_BL, output_hidden_states=True).hidden_states[-clip_skip]
-    states: Tensor = getattr(text, "text_model", text).final_layer_norm(hidden)
-    return states
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:

@@ -78,6 +78,14 @@ store_option = click.option(
 )
 
 
+gang_option = click.option(
+    "--no-gang", is_flag=True, help="Train the LoRAs of a build one after the other, not several in one pass."
+)
+budget_option = click.option(
+    "--budget", metavar="SIZE", help="Memory that training may take, as in 8GiB. Absent: what a card has free."
+)
+
+
 def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
     """The recipes of a verb and what replaces their values."""
     return recipe_argument(set_option(base_option(verb)))
@@ -143,8 +151,10 @@ def import_(path: Path, reg: Path | None, output: Path | None, force: bool) -> N
     "-j", "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, help="CPU workers.", show_default="cores"
 )
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what does not depend on it.")
+@gang_option
 @click.option("--out", type=PATH, default="build", help="Folder of the outputs.", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Write one event a line to standard output.")
+@budget_option
 def build(
     recipes: tuple[Path, ...],
     sets: tuple[str, ...],
@@ -153,8 +163,10 @@ def build(
     dry_run: bool,
     jobs: int,
     keep_going: bool,
+    no_gang: bool,
     out: Path,
     as_json: bool,
+    budget: str | None,
 ) -> None:
     """Build each RECIPE: train what is not trained, write what is not written."""
     from lorac.engine import events
@@ -163,6 +175,8 @@ def build(
     from lorac.kinds.registry import KINDS, SCANNERS
 
     loaded, graph = read(recipes, sets, base)
+    if budget is not None:
+        _hold_to(loaded, graph, budget)
     names = loaded.names
     with opened(store, to_look=dry_run) as blobs:
         if dry_run:
@@ -177,9 +191,32 @@ def build(
                 lines(event)
 
         try:
-            run(graph, names, KINDS, SCANNERS, blobs, out.absolute(), listen, jobs=jobs, keep_going=keep_going)
+            run(
+                graph,
+                names,
+                KINDS,
+                SCANNERS,
+                blobs,
+                out.absolute(),
+                listen,
+                jobs=jobs,
+                keep_going=keep_going,
+                gang=not no_gang,
+            )
         finally:
             lines.close()
+
+
+def _hold_to(loaded: Loaded, graph: Graph, budget: str) -> None:
+    """Refuse recipes that cannot be trained in so much memory, and tell the training of the others."""
+    from lorac.plan import run_of
+    from lorac.plan_memory import memory_run, refuse
+    from lorac.train.memory.budget import free_on_card, parse
+
+    limit, cuda = parse(budget), free_on_card() is not None
+    for recipe in loaded.recipes:
+        refuse(recipe, memory_run(recipe, run_of(recipe), cuda), limit)
+    graph.hint("train", {"budget": limit})
 
 
 def _show_forecast(names: list[str], graph: Graph, store: Store, as_json: bool) -> None:
@@ -196,25 +233,37 @@ def _show_forecast(names: list[str], graph: Graph, store: Store, as_json: bool) 
         click.echo(line)
 
 
-@main.command(short_help="Show pictures, steps, files and the next build.")
+@main.command(short_help="Show pictures, steps, memory, files and the next build.")
 @recipe_options
 @store_option
-def plan(recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path) -> None:
+@gang_option
+@budget_option
+def plan(
+    recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path, no_gang: bool, budget: str | None
+) -> None:
     """Show the arithmetic of each RECIPE: pictures, repeats, steps, epochs, and what the next build would do."""
-    from lorac.engine.forecast import forecast, summary
+    from lorac.engine.forecast import Outlook, forecast, summary
     from lorac.kinds.registry import KINDS, SCANNERS
-    from lorac.plan import lines, run_of, total_lines
+    from lorac.plan import gang_lines, laid_out, lines, run_of, total_lines
+    from lorac.plan_memory import memory_run, rows
+    from lorac.train.memory.budget import free_on_card, parse
 
+    free = free_on_card()
+    limit = free if budget is None else parse(budget)
     loaded, graph = read(recipes, sets, base)
     runs = {recipe.name: run_of(recipe) for recipe in loaded.recipes}  # first: it names a folder by the recipe's line
     with opened(store, to_look=True) as blobs:
         casts = forecast(graph, KINDS, SCANNERS, blobs)
     for recipe in loaded.recipes:
-        own = lines(recipe, runs[recipe.name])
+        memory = memory_run(recipe, runs[recipe.name], cuda=free is not None)
+        own = [*lines(recipe, runs[recipe.name]), *laid_out(rows(memory, limit))]
         click.echo("\n".join([recipe.name, *own, *summary(graph, recipe.name, casts)]))
     for collection in loaded.collections:
         own = total_lines(collection, runs, graph)
         click.echo("\n".join([collection.name, *own, *summary(graph, collection.name, casts)]))
+    if not no_gang:
+        for line in gang_lines(graph, {node for node, cast in casts.items() if cast.outlook is not Outlook.FOUND}):
+            click.echo(line)
 
 
 @main.command(short_help="Explain what is made again, and why.")

@@ -81,8 +81,7 @@ def folders(recipe: Recipe, *, held_out: bool = False) -> list[Folder]:
     Raises InputError with every folder and caption that cannot be read, held-out ones too.
     """
     problems: list[Problem] = []
-    sets = [*recipe.sources, *recipe.regularisation, *([recipe.held_out] if recipe.held_out else [])]
-    found = [Folder(spec, spec.regularisation, tuple(_captioned(recipe, spec, problems))) for spec in sets]
+    found = [Folder(spec, spec.regularisation, tuple(_captioned(recipe, spec, problems))) for spec in recipe.folders]
     if problems:
         raise InputError(problems)
     return [folder for folder in found if held_out or not folder.spec.held_out]

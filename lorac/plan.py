@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lorac.dataset import pictures_of
-from lorac.graph.nodes import Graph
+from lorac.graph.gang import gangs
+from lorac.graph.nodes import Graph, Node
 from lorac.graph.scope import bucketing, training_resolution
+from lorac.kinds import train
 from lorac.kinds.image import Bucketing, Refused, header
 from lorac.listing import Picture, shown_path
 from lorac.recipe import arithmetic
 from lorac.recipe.base import BaseFacts, base_facts
 from lorac.recipe.buckets import Size
-from lorac.recipe.collection import Collection
+from lorac.recipe.collection import Collection as RecipeCollection
 from lorac.recipe.fields import BUILTIN_BASE
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.train.schedule import validation_timesteps
@@ -68,17 +70,43 @@ def lines(recipe: Recipe, run: Run) -> list[str]:
     rows = [*_data_rows(recipe, run), *_training_rows(recipe, run), ("files", _files(recipe, run))]
     base = recipe.train.base if recipe.train.base == BUILTIN_BASE else shown_path(recipe.train.base)
     rows.insert(0, ("base", f"{base}, {training_resolution(recipe, run.facts)} px"))
+    return laid_out(rows)
+
+
+def laid_out(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Names beside what they are."""
     return [f"  {name:<15} {text}" for name, text in rows]
 
 
-def total_lines(collection: Collection, runs: Mapping[str, Run], graph: Graph) -> list[str]:
+def gang_lines(graph: Graph, to_make: Collection[Node]) -> list[str]:
+    """Which of the LoRAs that are to be trained go together, and why others do not; nothing for a single LoRA."""
+    nodes = [node for node in graph.nodes if node.kind == train.NAME and node in to_make]
+    if len(nodes) < 2:
+        return []
+    names = {node: node.name.partition(":")[0] for node in nodes}
+    lines, told = [], set[Node]()
+    found = gangs(graph, train.gang_group)
+    for node in nodes:
+        mates = [mate for mate in found.get(node, [node]) if mate in names]
+        if len(mates) > 1 and node not in told:
+            joined = ", ".join(names[mate] for mate in mates)
+            lines.append(f"trained together: {joined} (as far as the sizes of their latents are the same)")
+        elif len(mates) == 1:
+            key = train.alone_because(node.params)
+            reason = f"{key} is not for several at once" if key else "no other has its base, parts and clip skip"
+            lines.append(f"trained alone: {names[node]} ({reason})")
+        told.update(mates)
+    return lines
+
+
+def total_lines(collection: RecipeCollection, runs: Mapping[str, Run], graph: Graph) -> list[str]:
     """What the recipes of a collection come to; `runs` are those of all recipes, by name."""
     names = [recipe.name for recipe in collection.recipes]
     steps = sum(runs[name].length.steps for name in names)
     used = [node for name in names for node in graph.of_recipe(name)]
     shared = f"{len(used) - len(set(used))} of {len(used)} nodes are those of another recipe"
     rows = [("recipes", f"{len(names)}, {steps} steps in all"), ("shared", shared)]
-    return [f"  {name:<15} {text}" for name, text in rows]
+    return laid_out(rows)
 
 
 def run_of(recipe: Recipe, read: Callable[[str], tuple[Size, bool]] = header) -> Run:

@@ -133,8 +133,7 @@ def _folders(
     tags = read_tags(store.read(results[names].outputs["file"]), shown_path(str(names.hints["path"])))
     problems: list[Problem] = []
     found = []
-    listed_sets = (*recipe.sources, *recipe.regularisation, *([recipe.held_out] if recipe.held_out else []))
-    for spec in (spec for spec in listed_sets if spec.generate is None):
+    for spec in (spec for spec in recipe.folders if spec.generate is None):
         node = nodes.get(spec.path)
         listed = pictures(spec.path, recipe.caption.extension, spec.where)
         seen: dict[str, bytes] = {}

@@ -33,9 +33,9 @@ PROCESSES: Any = multiprocessing.get_context("forkserver" if CAN_FORK else "spaw
 
 def every_step() -> None:
     """As if training took long: a snapshot after every step."""
-    from lorac.kinds import train
+    from lorac.kinds import training
 
-    train.SNAPSHOT_SECONDS = 0.0
+    training.SNAPSHOT_SECONDS = 0.0
 
 
 def deaf() -> None:

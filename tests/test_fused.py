@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.train.fused.attention import attend, attend_backward, join_heads, split_heads
-from lorac.train.fused.convolution import FusedConvolution, FusedUpsample, Patches
+from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
 from lorac.train.fused.resnet import FusedResnet
+from lorac.train.fused.scratch import Scratch
 from lorac.train.objective import Pictures
 from lorac.train.optimiser import AdamW
 from lorac.train.slices import Sample, Step
-from lorac.train.step import Trainer
+from lorac.train.switches import Switches
+from tests.alone import Alone
 from tests.small import base, randomise
 
 
@@ -41,7 +43,7 @@ def gradients(
             for name, tensor in sorted(lora.state().items())
         }
     )
-    trainer = Trainer(unet, text_encoder, lora, trained=parts, clip_skip=2, max_token_length=tokens)
+    trainer = Alone(unet, text_encoder, lora, trained=parts, clip_skip=2, max_token_length=tokens)
     samples = [Sample(i, 100 + 300 * i, 5 + i, 1.0, [1000 + i] * 20) for i in range(batch)]
     latents = [torch.randn(4, *size, generator=generator) for _ in range(batch)]
     norms = []
@@ -105,7 +107,7 @@ def check(module: Callable[..., Tensor], operation: Any, *inputs: Tensor) -> Non
         expected_gradients = torch.autograd.grad(expected, leaves, gradient, allow_unused=True)
         with torch.no_grad():
             output, saved = operation.forward(*leaves)
-            ours = operation.backward(saved, gradient)
+            ours = operation.backward(saved, gradient, (True,) * len(leaves))
         torch.testing.assert_close(output, expected)
         for mine, theirs in zip(ours, expected_gradients, strict=True):
             if mine is not None:
@@ -122,20 +124,22 @@ def frozen(module: nn.Module) -> Any:
 def test_resnet(outputs: int, size: tuple[int, int]) -> None:
     module = frozen(Resnet(8, outputs, groups=4, eps=1e-5, time_channels=12))
     x = torch.randn(2, 8, *size, dtype=torch.float64)
-    check(module, FusedResnet(module, Patches()), x, torch.randn(2, outputs, 1, 1, dtype=torch.float64))
+    check(module, FusedResnet(module, Scratch(), Switches()), x, torch.randn(2, outputs, 1, 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
 def test_convolution(stride: int, size: tuple[int, int]) -> None:
     module = frozen(nn.Conv2d(3, 5, 3, stride=stride, padding=1))
-    check(module, FusedConvolution(module, Patches()), torch.randn(2, 3, *size, dtype=torch.float64))
+    check(module, FusedConvolution(module, Scratch(), Switches()), torch.randn(2, 3, *size, dtype=torch.float64))
 
 
 def test_upsample() -> None:
     module = frozen(Upsample(3))
     check(
-        lambda x: module(x, (6, 4)), FusedUpsample(module.conv, Patches()), torch.randn(2, 3, 3, 2, dtype=torch.float64)
+        lambda x: module(x, (6, 4)),
+        FusedUpsample(module.conv, Scratch(), Switches()),
+        torch.randn(2, 3, 3, 2, dtype=torch.float64),
     )
 
 
@@ -179,7 +183,7 @@ def test_the_helper_thread_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> No
 
     def three_steps() -> dict[str, Tensor]:
         unet, text_encoder = base()
-        trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(4, 4.0)))
+        trainer = Alone(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(4, 4.0)))
         for i in range(3):
             trainer.step(Step(i, 1e-3, 1e-3, [[Sample(0, 500, i, 1.0, [5])]]), Pictures([torch.ones(4, 8, 8)]))
         return trainer.state()
@@ -193,7 +197,7 @@ def test_the_helper_thread_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_error_in_the_helper_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     unet, text_encoder = base()
-    trainer = Trainer(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(2, 2.0)))
+    trainer = Alone(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(2, 2.0)))
 
     def fail(_: AdamW, part: str, rate: float) -> None:
         if part == "unet":

@@ -25,7 +25,7 @@ from lorac.train.noise import Noise
 from lorac.train.objective import Objective, Pictures
 from lorac.train.optimiser import Optimisation
 from lorac.train.slices import Step
-from lorac.train.step import Trainer
+from tests.alone import Alone
 from tests.small import base
 from tests.test_train_step import new_trainer, run, some_latents, some_steps
 
@@ -41,7 +41,7 @@ NEEDED = {
 RATES = {"unet": 1e-3, "text_encoder": 1e-3}
 
 
-def small(settings: Optimisation) -> Trainer:
+def small(settings: Optimisation) -> Alone:
     return new_trainer(None, (UNET, TEXT), settings=settings)
 
 
@@ -196,7 +196,7 @@ def test_lora_plus_and_factors_of_blocks_are_on_the_learning_rates() -> None:
         network = NetworkSettings(4, 4.0, loraplus_lr_ratio=16.0, mid_lr_weight=0.5)
         lora = LoRANetwork(unet, text_encoder, network, seed=1)
         settings = Optimisation(name, arguments, weight_decay=0.0, max_grad_norm=0.0)
-        trainer = Trainer(unet, text_encoder, lora, clip_skip=2, max_token_length=150, settings=settings)
+        trainer = Alone(unet, text_encoder, lora, clip_skip=2, max_token_length=150, settings=settings)
         before = {k: v.clone() for k, v in lora.state().items()}
         trainer.step(next(some_steps(1, 1, 1).steps()), Pictures(some_latents(1)))
         trainer.optimiser.settle()
@@ -218,7 +218,7 @@ def test_dropout_depends_on_seed_step_and_batch_alone() -> None:
         generator = torch.Generator().manual_seed(2)
         for parameter in (p for part in RATES for p in lora.parameters(part)):  # type: ignore[arg-type]
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-        return Trainer(unet, text_encoder, lora, seed=seed).step(step, pictures)
+        return Alone(unet, text_encoder, lora, seed=seed).step(step, pictures)
 
     first = loss(1, step)
     assert torch.equal(first, loss(1, step))

@@ -23,7 +23,7 @@ from lorac.train.objective import Pictures
 from lorac.train.optimiser import Optimisation, Optimiser
 from lorac.train.schedule import Item, Schedule, Settings, Subset, Variant
 from lorac.train.slices import Sample, Slice, Step
-from lorac.train.step import Trainer
+from tests.alone import Alone
 from tests.small import base, diffusers_unet, transformers_text_model
 
 RANK, ALPHA, CLIP_SKIP, TOKENS = 4, 2.0, 2, 150
@@ -124,7 +124,7 @@ def some_latents(count: int, size: int = 16) -> list[Tensor]:
     return [torch.randn(4, size, size, generator=generator) * 4 for _ in range(count)]
 
 
-def new_trainer(merged: bool | None = None, sizes: tuple[Any, ...] = (), **more: Any) -> Trainer:
+def new_trainer(merged: bool | None = None, sizes: tuple[Any, ...] = (), **more: Any) -> Alone:
     unet, text_encoder = base(0, *sizes)
     lora = LoRANetwork(unet, text_encoder, NetworkSettings(RANK, ALPHA), seed=1, merged=merged)
     generator = torch.Generator().manual_seed(2)
@@ -134,7 +134,7 @@ def new_trainer(merged: bool | None = None, sizes: tuple[Any, ...] = (), **more:
             for name, tensor in sorted(lora.state().items())
         }
     )
-    return Trainer(unet, text_encoder, lora, clip_skip=CLIP_SKIP, max_token_length=TOKENS, **more)
+    return Alone(unet, text_encoder, lora, clip_skip=CLIP_SKIP, max_token_length=TOKENS, **more)
 
 
 @pytest.mark.parametrize("merged", [True, False])
@@ -195,14 +195,14 @@ def test_an_untrained_text_encoder_stays_as_it_is() -> None:
     assert all(name.startswith("lora_unet") for name in changed)
 
 
-def run(trainer: Trainer, steps: Slice, latents: list[Tensor], **more: Any) -> tuple[bytes, list[float]]:
+def run(trainer: Alone, steps: Slice, latents: list[Tensor], **more: Any) -> tuple[bytes, list[float]]:
     arguments: dict[str, Any] = {
         "state": None,
         "progress": lambda done, loss: None,
         "cancelled": threading.Event(),
         "snapshot": lambda state: None,
     }
-    state, losses = train_segment(trainer, steps, Pictures(latents), **(arguments | more))
+    state, losses = train_segment(trainer.trainer, steps, Pictures(latents), **(arguments | more))
     return serialise(state, {}), losses
 
 

@@ -251,7 +251,7 @@ def prompt_syntax(material: Material) -> Found:
     """
     recipe = material.recipe
     texts = [(place_of(c), "the caption", c.raw or "") for folder in material.sets for c in folder.pictures]
-    for number, entry in enumerate(material.prompts):
+    for number, entry in enumerate(recipe.prompts):
         place = recipe.where(f"sample.prompts[{number}]")
         texts += [(place, "the prompt", entry.prompt), (place, "the negative prompt", entry.negative or "")]
     for where, what, text in texts:

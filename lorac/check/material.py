@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
 
 from lorac import words
 from lorac.captions import split_tags
@@ -19,7 +18,6 @@ from lorac.plan import Run, run_of
 from lorac.recipe.base import base_facts
 from lorac.recipe.buckets import Size
 from lorac.recipe.recipe import Recipe
-from lorac.recipe.sections.output import Prompt
 
 HEAD_WIDTH, HEAD_FILL, HEAD_BOTTOM = 0.8, 0.55, 0.98
 """A cut-out that is at least so wide for its height, fills so much of its box and ends above the lower border is a
@@ -85,11 +83,6 @@ class Material:
         paths = (captioned.picture.path for captioned in folder.pictures)
         looks = self.seen.of(p for p in paths if not isinstance(seen := self.headers[p], Refused) and seen[1])
         return {path: look for path, look in looks.items() if look.cut_out}
-
-    @cached_property
-    def prompts(self) -> tuple[Prompt, ...]:
-        """The sample prompts; loading leaves no plain strings."""
-        return cast("tuple[Prompt, ...]", self.recipe.sample.prompts)
 
     @cached_property
     def bucketing(self) -> Bucketing:

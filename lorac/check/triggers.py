@@ -186,7 +186,7 @@ def unsampled_trigger(material: Material) -> Found:
     """
     recipe = material.recipe
     triggers = sorted(triggers_of(material.sources))
-    prompts = [[tag.casefold() for tag in split_tags(entry.prompt)] for entry in material.prompts]
+    prompts = [[tag.casefold() for tag in split_tags(entry.prompt)] for entry in material.recipe.prompts]
     named = [any(f" {word} " in f" {tag} " for tag in tags for word in triggers) for tags in prompts]
     for number, tags in enumerate(prompts):
         for tag in () if named[number] else tags:

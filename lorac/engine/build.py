@@ -51,6 +51,7 @@ def build(
     *,
     jobs: int,
     keep_going: bool = False,
+    gang: bool = True,
 ) -> None:
     """Run the graph and write every recipe's folder. Raises what the executor raises; then no output has changed.
 
@@ -68,7 +69,7 @@ def build(
         tell(events.BuildFinished(ok, ran, total - ran, time.perf_counter() - started))
 
     def attempt() -> None:
-        executor = Executor(graph, kinds, scanners, store, tell, jobs=jobs, keep_going=keep_going)
+        executor = Executor(graph, kinds, scanners, store, tell, jobs=jobs, keep_going=keep_going, gang=gang)
         wanted, error = _run(executor, recipes, out)
         for recipe, files in wanted.items():
             report = outputs.install(files, store, out / recipe, tell)

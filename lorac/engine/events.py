@@ -36,6 +36,14 @@ class NodeProgress:
 
 
 @dataclass(frozen=True)
+class GangStarted:
+    """These nodes are made together from now on; each has its own progress."""
+
+    nodes: list[str]
+    kind: str
+
+
+@dataclass(frozen=True)
 class NodeFinished:
     """A node has its result: `ran` of its `total` items were made, the others found."""
 
@@ -78,7 +86,15 @@ class BuildFinished:
 
 
 Event: TypeAlias = (
-    BuildStarted | NodeStarted | NodeProgress | NodeFinished | Warned | Failure | FileWritten | BuildFinished
+    BuildStarted
+    | NodeStarted
+    | GangStarted
+    | NodeProgress
+    | NodeFinished
+    | Warned
+    | Failure
+    | FileWritten
+    | BuildFinished
 )
 Listener: TypeAlias = Callable[[Event], None]
 

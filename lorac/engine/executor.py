@@ -18,22 +18,24 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 from lorac.digest import Digest, split
 from lorac.engine import events
-from lorac.engine.protocol import Failed, Kind, Made, Scanner, Work
+from lorac.engine.pieces import Body, Ended, Free, Message, Piece, run_gang, run_piece
+from lorac.engine.protocol import Failed, Ganging, Kind, Made, Scanner, Work
 from lorac.engine.resolve import BlobMissing, Lookup, Result, follow_chain, look_up, needed, numbers
 from lorac.engine.scan import scan
 from lorac.errors import InputError, Interrupted, LoracError, Problem, StoreError
+from lorac.graph.gang import gangs
 from lorac.graph.nodes import Graph, Input, Node, Shape
 from lorac.store import files
 from lorac.store.blobs import Store
@@ -80,36 +82,6 @@ class Progress:
         self.asked, self.failed = set(), set()
 
 
-@dataclass(frozen=True)
-class _Ended:
-    """A worker is through with its piece; `error` is what stopped it."""
-
-    error: BaseException | None
-
-
-_Body: TypeAlias = Made | Failed | _Ended | events.NodeProgress | events.Warned | dict[str, float]
-
-
-@dataclass(frozen=True, order=True)
-class _Piece:
-    """Items of a node for one worker. Pieces are ordered as their nodes are in the graph."""
-
-    node_number: int
-    first_item: int
-    node: Node = field(compare=False)
-    look: Lookup = field(compare=False)
-    work: Work = field(compare=False)
-
-
-@dataclass(frozen=True)
-class _Message:
-    """What a worker sends, and the try of the node that it belongs to."""
-
-    node: Node
-    look: Lookup
-    body: _Body
-
-
 class Executor:
     """One build of one graph. `run` gives a result for every node, or raises one error for all that went wrong."""
 
@@ -123,6 +95,7 @@ class Executor:
         *,
         jobs: int,
         keep_going: bool = False,
+        gang: bool = True,
     ) -> None:
         self.graph, self.kinds, self.scanners, self.store, self.listen = graph, kinds, scanners, store, listen
         self.jobs, self.keep_going = jobs, keep_going
@@ -132,11 +105,12 @@ class Executor:
         self._order = {node: number for number, node in enumerate(graph.nodes)}
         self.problems: list[Problem] = []
         self.errors: list[LoracError] = []
-        self._queue: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._pieces: list[Future[None]] = []
-        self._waiting: list[_Piece] = []
+        self._waiting: list[Piece] = []
         self._busy = False  # whether the gpu pool has a piece
+        self._gangs = gangs(graph, self._gang_group) if gang else {}
         self._build = 0
         self._outside: set[Digest] = set()  # digests of files that are read from where they are
 
@@ -145,6 +119,7 @@ class Executor:
     def run(self) -> dict[Node, Result]:
         """Bring every node of the graph up to date."""
         self._pieces, self._waiting, self._busy = [], [], False
+        self._drain()  # what came after the end of an earlier run
         self._pools = {"cpu": ThreadPoolExecutor(self.jobs, "lorac-cpu"), "gpu": ThreadPoolExecutor(1, "lorac-gpu")}
         try:
             while not self._settled():
@@ -253,7 +228,7 @@ class Executor:
         progress.pieces = len(pieces)
         for piece in pieces:
             progress.asked.update(piece)
-            ready = _Piece(self._order[node], piece[0], node, look, self._work(node, look, piece))
+            ready = Piece(self._order[node], piece[0], node, look, self._work(node, look, piece))
             if kind.POOL == "gpu":
                 heappush(self._waiting, ready)
             else:
@@ -269,25 +244,50 @@ class Executor:
                 if self.nodes[piece.node].look is piece.look:
                     self.nodes[piece.node].state = State.SKIPPED
             self._waiting = []
+        held = []
         while self._waiting and not self._busy:
             piece = heappop(self._waiting)
-            if self.nodes[piece.node].look is piece.look:  # else its node was set back, and begins again
-                self._busy = True
-                self._start(piece)
+            if self.nodes[piece.node].look is not piece.look:
+                continue  # its node was set back, and begins again
+            if self._awaits_gang(piece):
+                held.append(piece)
+            else:
+                self._start_gpu(piece)
+        if held and not self._busy and not self._others_run(held):
+            self._start_gpu(held.pop(0))  # those that it waits for wait for it
+        for piece in held:
+            heappush(self._waiting, piece)
 
-    def _start(self, piece: _Piece) -> None:
-        node, look, progress = piece.node, piece.look, self.nodes[piece.node]
+    def _start_gpu(self, piece: Piece) -> None:
+        """Run a piece, with others that wait if it can have a gang."""
+        self._busy = True
+        kind, gang = self.kinds[piece.node.kind], self._gang_of(piece)
+        if len(gang) < 2 or not isinstance(kind, Ganging):
+            self._start(piece)
+            return
+        self._waiting = [other for other in self._waiting if other not in gang]
+        heapify(self._waiting)
+        for member in gang:
+            self._announce(member)
+        self.listen(events.GangStarted([member.node.name for member in gang], kind.NAME))
+        self._pieces.append(self._pools["gpu"].submit(run_gang, kind, gang, self._queue.put))
+
+    def _start(self, piece: Piece) -> None:
+        kind = self.kinds[piece.node.kind]
+        self._announce(piece)
+        self._pieces.append(self._pools[kind.POOL].submit(run_piece, kind, piece, self._queue.put))
+
+    def _announce(self, piece: Piece) -> None:
+        node, progress = piece.node, self.nodes[piece.node]
         if not progress.started:
             progress.started = time.perf_counter()
-            self.listen(events.NodeStarted(node.name, node.kind, len(look.missing()), look.total))
-        kind = self.kinds[node.kind]
-        self._pieces.append(self._pools[kind.POOL].submit(self._run_piece, node, look, kind, piece.work))
+            self.listen(events.NodeStarted(node.name, node.kind, len(piece.look.missing()), piece.look.total))
 
     def _work(self, node: Node, look: Lookup, piece: Sequence[int]) -> Work:
         key = look.item_keys[piece[0]]
 
-        def send(body: _Body) -> None:
-            self._queue.put(_Message(node, look, body))
+        def send(body: Body) -> None:
+            self._queue.put(Message(node, look, body))
 
         return Work(
             params=node.params,
@@ -309,16 +309,42 @@ class Executor:
             session=self.nodes[node].session,
         )
 
-    def _run_piece(self, node: Node, look: Lookup, kind: Kind, work: Work) -> None:
-        """In a worker thread."""
+    # -- gangs -------------------------------------------------------------------------------------------------------
+
+    def _gang_group(self, node: Node) -> Hashable | None:
+        kind = self.kinds.get(node.kind)
+        return kind.gang_group(node) if isinstance(kind, Ganging) else None
+
+    def _awaits_gang(self, piece: Piece) -> bool:
+        """Whether nodes that may go together with this one are still to come."""
+        return any(self.nodes[node].state is State.WAITING for node in self._gangs.get(piece.node, ()))
+
+    def _others_run(self, held: Sequence[Piece]) -> bool:
+        nodes = {piece.node for piece in held}
+        return any(progress.state is State.RUNNING and node not in nodes for node, progress in self.nodes.items())
+
+    def _gang_of(self, piece: Piece) -> list[Piece]:
+        """The piece and those that are run with it, of equal gangs as many as there can be."""
+        kind, nodes = self.kinds[piece.node.kind], self._gangs.get(piece.node, [])
+        if len(nodes) < 2 or not isinstance(kind, Ganging):
+            return [piece]
+        waiting = sorted(p for p in self._waiting if p.node in nodes and self.nodes[p.node].look is p.look)
         try:
-            for made in kind.run(work):
-                self._queue.put(_Message(node, look, made))
-                if self.cancelled.is_set():
-                    raise Interrupted("interrupted")
-            self._queue.put(_Message(node, look, _Ended(None)))
-        except BaseException as error:  # handed to the main thread, which raises or reports it
-            self._queue.put(_Message(node, look, _Ended(error)))
+            key = kind.gang_key(piece.work)
+            alike = [piece, *(other for other in waiting if kind.gang_key(other.work) == key)]
+        except BlobMissing:
+            return [piece]  # who runs into it has it made again
+        rounds = -(-len(alike) // kind.gang_limit(piece.work))
+        return alike[: -(-len(alike) // rounds)]
+
+    def _take_waiting(self, look: Lookup) -> Work | None:
+        """What waits of this try of a node, which then no longer waits."""
+        found = next((piece for piece in self._waiting if piece.look is look), None)
+        if found is None:
+            return None
+        self._waiting.remove(found)
+        heapify(self._waiting)
+        return found.work
 
     # -- what workers send -------------------------------------------------------------------------------------------
 
@@ -333,25 +359,28 @@ class Executor:
         for message in messages:
             node, look = message.node, message.look
             current = self.nodes[node].look is look
-            if isinstance(message.body, _Ended) and self.kinds[node.kind].POOL == "gpu":
-                self._busy = False
             match message.body:
                 case Failed() if current:
                     self._fail_item(node, message.body)
-                case _Ended() if current:
-                    self._piece_ended(node, look, message.body.error)
+                case Ended(error, inbox):
+                    if current:
+                        self._piece_ended(node, look, error)
+                    if inbox is not None:
+                        inbox.put(self._take_waiting(look))
+                case Free():
+                    self._busy = False
                 case dict():
                     self._measured(node, message.body)
                 case events.NodeProgress() | events.Warned():
                     self.listen(message.body)
 
-    def _drain(self) -> list[_Message]:
+    def _drain(self) -> list[Message]:
         messages = []
         while not self._queue.empty():
             messages.append(self._queue.get())
         return messages
 
-    def _store(self, messages: Iterable[_Message]) -> None:
+    def _store(self, messages: Iterable[Message]) -> None:
         """Commit finished items: blobs first, then, in the same transaction, the traces that name them.
 
         Items of an earlier try of a node count too: their keys say from what they were made.

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from lorac.digest import Digest, Value
 from lorac.errors import Problem
-from lorac.graph.nodes import Shape
+from lorac.graph.nodes import Node, Shape
 
 Outputs: TypeAlias = Mapping[str, bytes | Path]
 """Output name -> bytes, or a finished file under `work.scratch`, which the store takes over; each has its own name."""
@@ -98,6 +98,31 @@ class Kind(Described, Protocol):
         """ "cpu" (many at once) or "gpu" (one at a time: whatever uses torch)."""
 
     def run(self, work: Work) -> Iterable[Made | Failed]: ...
+
+
+Next: TypeAlias = Callable[[Sequence[int]], Sequence[Work | None]]
+"""The next work of the gang's members of these numbers, whose links are finished: None for who has none. It waits until
+what they made is stored."""
+
+
+@runtime_checkable
+class Ganging(Kind, Protocol):
+    """A kind of shape CHAIN and the "gpu" pool that can make several nodes at once."""
+
+    def gang_group(self, node: Node) -> Hashable | None:
+        """Nodes of the same group may go together, as far as the graph tells; None: this one never does."""
+
+    def gang_key(self, work: Work) -> Hashable:
+        """Among those, works of the same key do."""
+
+    def gang_limit(self, work: Work) -> int:
+        """How many at most."""
+
+    def run_gang(self, works: Sequence[Work], more: Next) -> Iterable[tuple[int, Made | Failed | BaseException]]:
+        """What the members make, or what stopped one of them, by their numbers in `works`.
+
+        Who is stopped is not asked for again; the others go on. What is raised has stopped all that were left.
+        """
 
 
 class FileReader(Protocol):

@@ -110,7 +110,7 @@ def _identity(e: Evaluation, shares: Sequence[float]) -> list[int]:
     if e.character is not None:
         return e.words.known(e.character)
     excluded = e.words.known(tag for source in e.sources for tag in source.excluded)
-    apart = e.words.apart()
+    apart = e.words.apart
     return [column for column in excluded if shares[column] >= OFTEN and column not in apart]
 
 
@@ -124,7 +124,7 @@ def _called(e: Evaluation, of_sources: Sequence[Bools]) -> dict[str, list[int]]:
             continue
         own_NT = np.concatenate([seen_NT for seen_NT, has in zip(of_sources, having, strict=True) if has])
         left_out = e.words.known(t for s, has in zip(e.sources, having, strict=True) if has for t in s.excluded)
-        apart = e.words.apart()
+        apart = e.words.apart
         found[trigger] = [t for t in left_out if own_NT[:, t].mean() >= OFTEN and t not in apart]
     return found
 
@@ -134,5 +134,5 @@ def _asked(words: Words, prompt: str, called: dict[str, list[int]], identity: Se
     columns = words.known(tags)
     for tag in tags:
         columns += [column for column in called.get(tag.casefold(), ()) if column not in columns]
-    apart = words.apart() | set(identity)
+    apart = words.apart | set(identity)
     return Asked([column for column in columns if column not in apart], frozenset(columns))

@@ -100,6 +100,12 @@ def combined(terms: Sequence[tuple[float, Measure | Estimate]]) -> Estimate:
     return Estimate(value, value - sqrt(down), value + sqrt(up))
 
 
+def average(measures: Sequence[Measure]) -> Measure:
+    """The mean of at least one independent figure, each of which counts the same."""
+    mean = combined([(1 / len(measures), measure) for measure in measures])
+    return Measure(mean.value, mean.low, mean.high, sum(measure.n for measure in measures))
+
+
 def mean_pair(cells: Sequence[npt.NDArray[np.float64]]) -> Measure | None:
     """The mean over all pairs of pictures of a cell, then over cells by their pictures; each cell is (N, N), symmetric.
 

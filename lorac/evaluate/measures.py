@@ -97,7 +97,7 @@ def measures(
     found["severed"] = _rate(words.severed(shown_NT))
     found["likeness"] = intervals.mean([s for _, shot, _ in cells for s in _shares(shot.seen, identity)])
     found["recall"] = intervals.mean([s for asked, shot, _ in cells for s in _shares(shot.seen, asked.wanted)])
-    found["leakage"], leaked = _leakage(words, cells, set(identity) | words.apart(), training)
+    found["leakage"], leaked = _leakage(words, cells, set(identity) | words.apart, training)
     split = words.known(SPLIT)
     found["split_view"] = _rate(np.asarray(shown_NT[:, split].any(axis=1), np.bool_)) if split else None
     found["closed_eyes"] = _closed(words, cells)

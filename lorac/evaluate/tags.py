@@ -7,8 +7,9 @@ Shape suffixes: N pictures, T tags.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -44,11 +45,12 @@ class Words:
         columns = (self.index.get(normal(tag).casefold()) for tag in tags)
         return list(dict.fromkeys(column for column in columns if column is not None))
 
-    def apart(self) -> set[int]:
+    @cached_property
+    def apart(self) -> frozenset[int]:
         """The columns that neither a prompt wants nor a LoRA leaks: "1girl", "solo" and the like, and characters'
         names, which are the likeness and nothing beside it."""
         people = {column for name, column in self.index.items() if words.counts_people(name)}
-        return people | {column for column, tag in enumerate(self.tags) if tag.category == CHARACTER}
+        return frozenset(people | {column for column, tag in enumerate(self.tags) if tag.category == CHARACTER})
 
     def severed(self, seen_NT: Bools) -> Bools:
         """Whether each picture shows a head without a body, (N,): a face or hair, and no clothes, limb, pose or
@@ -59,13 +61,15 @@ class Words:
         fills the frame is a close-up or a portrait and is not counted, so a tagger that calls small heads portraits
         makes this figure too low; one that takes a head for a body does too.
         """
-        head_N, body_N, said_N = (self._any(seen_NT, sign) for sign in (words.is_head, words.is_body, words.is_severed))
-        return said_N | (head_N & ~body_N)
+        head_N, body_N, said_N = (seen_NT[:, columns].any(axis=1) for columns in self._signs)
+        return np.asarray(said_N | (head_N & ~body_N), np.bool_)
 
-    def _any(self, seen_NT: Bools, wanted: Callable[[str], bool]) -> Bools:
-        named = self.index.items()
-        columns = [column for name, column in named if self.tags[column].category != CHARACTER and wanted(name)]
-        return np.asarray(seen_NT[:, columns].any(axis=1), np.bool_)
+    @cached_property
+    def _signs(self) -> tuple[list[int], ...]:
+        """The columns that show a head, a body, and that say that the head is severed."""
+        named = [(name, column) for name, column in self.index.items() if self.tags[column].category != CHARACTER]
+        wanted = (words.is_head, words.is_body, words.is_severed)
+        return tuple([column for name, column in named if is_sign(name)] for is_sign in wanted)
 
 
 def prompt_tags(prompt: str) -> list[str]:

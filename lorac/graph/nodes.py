@@ -124,6 +124,12 @@ class Graph:
             name = f"{wanted}-{number}"
         return name
 
+    def hint(self, kind: str, hints: Mapping[str, Value]) -> None:
+        """Tell all nodes of a kind more than they know; it changes no key, nor which nodes are equal."""
+        for node in self.nodes:
+            if node.kind == kind:
+                object.__setattr__(node, "hints", {**node.hints, **hints})
+
     def part(self, wanted: Callable[[Node], bool]) -> Graph:
         """The nodes that `wanted` picks and those before them, without any outputs."""
         needed: set[Node] = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -15,7 +15,6 @@ from lorac.recipe.base import BaseFacts
 from lorac.recipe.buckets import side_limits
 from lorac.recipe.recipe import PictureSet, Recipe
 from lorac.recipe.schema import PATHS, read_by
-from lorac.recipe.sections.output import Prompt
 from lorac.recipe.tagger import MODEL, TAGS, tagger_folder
 
 
@@ -84,8 +83,7 @@ class Scope:
 
     def prompts(self) -> list[dict[str, Value]]:
         """Prompt and negative of every row of the report's grid."""
-        prompts = cast("tuple[Prompt, ...]", self.recipe.sample.prompts)  # loading leaves no plain strings
-        return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in prompts]
+        return [{"prompt": prompt.prompt, "negative": prompt.negative} for prompt in self.recipe.prompts]
 
     def strengths(self) -> list[float]:
         """The recipe's, without 0, which is drawn always."""

@@ -6,105 +6,112 @@ from a shorter one as far as their schedules agree, and a crash costs the steps 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorac.digest import Digest
-from lorac.engine.protocol import Failed, Item, Made, Work
-from lorac.graph.nodes import Shape
+from lorac.engine.protocol import Failed, Made, Next, Work
+from lorac.graph.nodes import Node, Shape
 from lorac.rng import seed64
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
+    from lorac.kinds.training import Run
+    from lorac.sd.clip import TextEncoder
+    from lorac.sd.device import Device
+    from lorac.sd.unet import UNet
     from lorac.train.objective import Pictures
-    from lorac.train.slices import Slice
-    from lorac.train.step import Trainer
 
 NAME = "train"
-VERSION = 3
+VERSION = 4
 SHAPE = Shape.CHAIN
 POOL = "gpu"
 OUTPUTS = ("lora", "moments", "losses")
 
-SNAPSHOT = "snapshot"
-SNAPSHOT_SECONDS = 30.0
-"""How much training a crash may cost."""
 LOGVAR = (-30.0, 20.0)
 """The VAE's log-variances are kept within these, as by latent-diffusion and diffusers."""
-_LORA = "lora_"
+UNFUSED = ("dropout", "rank_dropout", "module_dropout", "dora", "conv_dim", "conv_block_dims")
+"""Keys of [network] that need the plain form of the step, which takes one LoRA."""
+LAYOUT = ("block_dims", "block_alphas", "down_lr_weight", "mid_lr_weight", "up_lr_weight")
+"""Keys of [network] that say which modules have equal settings; those of a gang are alike."""
+SMALL_BASE, SMALL_GANG, LARGE_GANG = 256 * 2**20, 8, 5
+"""Bytes of a small U-Net, and how many LoRAs are trained on one at once, or on a larger one."""
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
     """`lora` is float32 under kohya's names; `moments` the rest of the training state; `losses` float32, one a step."""
-    import torch
-
+    from lorac.kinds.training import trainer_of
     from lorac.sd.device import pick
-    from lorac.sd.safetensors import write
-    from lorac.train.loop import train_segment
+    from lorac.train.gang import advance
+
+    device, session = pick(), work.session
+    if "run" in session:
+        session["run"].begin(work)
+    else:
+        run = new_run(work)
+        models = load_base(work, device)
+        run.recruit(*models)
+        session["trainer"], session["run"] = trainer_of([run], *models), run
+    _, failed = advance(session["trainer"], {0: session["run"].leg()}, work.cancelled)
+    for error in failed.values():
+        raise error
+    yield session["run"].end(device)
+
+
+def run_gang(works: Sequence[Work], more: Next) -> Iterator[tuple[int, Made | Failed | BaseException]]:
+    """The same for several."""
+    from lorac.kinds.crew import Crew
+
+    yield from Crew(works, more).run()
+
+
+def gang_group(node: Node) -> Hashable | None:
+    """By the base, what is trained of it and how it is seen."""
+    if alone_because(node.params) is not None:
+        return None
+    params: Mapping[str, Any] = node.params
+    layout = [params["network"].get(name) for name in LAYOUT]
+    settings = [params["targets"], params["clip_skip"], params["prediction"], layout]
+    return node.inputs["unet"].node, node.inputs["text"].node, repr(settings)
+
+
+def alone_because(params: Mapping[str, Any]) -> str | None:
+    """The key of [network] for which a LoRA is trained alone."""
+    return next((f"network.{name}" for name in UNFUSED if params["network"].get(name)), None)
+
+
+def gang_key(work: Work) -> Hashable:
+    """By the base's bytes, the length of captions and the sizes of the latents."""
+    from lorac.sd.safetensors import header_of
     from lorac.train.slices import decode
 
-    device = pick()
-    for item in work.items:
-        part = decode(work.read(item.inputs["slice"]))
-        if "trainer" not in work.session:
-            work.session["trainer"] = _trainer(work, part, device.name, device.dtype)
-            work.session["pictures"] = pictures(work, work.params["train"]["latents"], work.params["train"]["seed"])
-        before = _state_before(work, item)
-        first = int(before["step"]) - part.first_step if before else 0
-        started, done = time.perf_counter(), 0
-        whole = part.first_step + len(part)
-
-        def report(step: int, loss: float, part: Slice = part) -> None:
-            nonlocal done
-            done = step
-            work.progress(part.first_step + step, _total(work, part), f"steps, loss {loss:.4f}")
-
-        state, losses = train_segment(
-            work.session["trainer"],
-            part,
-            work.session["pictures"],
-            state=before,
-            progress=report,
-            cancelled=work.cancelled,
-            snapshot=lambda state: work.keep(SNAPSHOT, lambda path: write(path, state, {})),
-            snapshot_seconds=SNAPSHOT_SECONDS,
-        )
-        work.measure(
-            {"steps": done - first, "seconds": time.perf_counter() - started, "peak_bytes": device.peak_bytes()}
-        )
-        assert int(state["step"]) == whole
-        yield Made(item.index, _outputs(work, state, torch.tensor(losses)))
+    digests = [digest for port in latent_ports(work) for digest in work.columns[port]]
+    sizes = {header_of(data).tensors["mean"].shape for data in work.read_many(sorted(set(digests))).values()}
+    tokens = decode(work.read(work.items[0].inputs["slice"])).max_token_length
+    return work.shared["unet"], work.shared["text"], tokens, frozenset(sizes)
 
 
-def _trainer(work: Work, part: Slice, device: str, dtype: torch.dtype) -> Trainer:
+def gang_limit(work: Work) -> int:
+    unet = work.open(work.shared["unet"])
+    size = len(unet) if isinstance(unet, bytes) else unet.stat().st_size
+    return SMALL_GANG if size <= SMALL_BASE else LARGE_GANG
+
+
+def new_run(work: Work) -> Run:
+    """A LoRA's training, from the link of this work on."""
+    from lorac.kinds.training import Run
+
+    train = work.params["train"]
+    return Run(work, pictures(work, train["latents"], train["seed"]))
+
+
+def load_base(work: Work, device: Device) -> tuple[UNet, TextEncoder]:
+    """Models that no trainer has changed yet."""
     from lorac.kinds import weights
-    from lorac.kinds.start import load_start
-    from lorac.sd.lora import LoRANetwork, NetworkSettings
-    from lorac.train.objective import Objective
-    from lorac.train.step import Optimisation, Trainer
 
-    params = work.params
-    unet = weights.unet(work.open(work.shared["unet"]), dtype).to(device)
-    text = weights.text_encoder(work.open(work.shared["text"]), dtype).to(device)
-    network, train = params["network"], params["train"]
-    lora = LoRANetwork(unet, text, NetworkSettings.of(network, train), params["targets"], train["seed"])
-    if "start" in work.shared:
-        load_start(lora, work.open(work.shared["start"]))
-    return Trainer(
-        unet,
-        text,
-        lora,
-        trained=params["targets"],
-        clip_skip=params["clip_skip"],
-        max_token_length=part.max_token_length,
-        settings=Optimisation.of(network, train),
-        objective=Objective.of(params["loss"], params["prediction"]),
-        seed=train["seed"],
-    )
+    unet = weights.unet(work.open(work.shared["unet"]), device.dtype).to(device.name)
+    return unet, weights.text_encoder(work.open(work.shared["text"]), device.dtype).to(device.name)
 
 
 def pictures(work: Work, latents: str = "mean", seed: int = 0) -> Pictures:
@@ -153,33 +160,3 @@ def _mask(work: Work, digest: Digest) -> Tensor | None:
     _, size, _, values = data.split(b"\n", 3)  # binary PGM
     width, height = map(int, size.split())
     return torch.frombuffer(bytearray(values), dtype=torch.uint8).view(height, width) / 255.0
-
-
-def _state_before(work: Work, item: Item) -> dict[str, Tensor] | None:
-    """A snapshot of this link if there is one, else the end of the link before it; None at the start of the run."""
-    from lorac.sd.safetensors import tensors_of
-
-    snapshot = work.kept(SNAPSHOT)
-    if snapshot is not None:
-        return tensors_of(snapshot)
-    if "previous.lora" not in item.inputs:
-        return None
-    lora, moments = (work.open(item.inputs[f"previous.{name}"]) for name in ("lora", "moments"))
-    return {**tensors_of(lora), **tensors_of(moments)}
-
-
-def _outputs(work: Work, state: dict[str, Tensor], losses: Tensor) -> dict[str, bytes | Path]:
-    """The state as two files, so that the moments, two thirds of it, can be dropped alone."""
-    from lorac.sd.safetensors import write
-
-    work.scratch.mkdir(parents=True, exist_ok=True)
-    lora, moments = work.scratch / "lora.safetensors", work.scratch / "moments.safetensors"
-    write(lora, {name: tensor for name, tensor in state.items() if name.startswith(_LORA)}, {})
-    rest = {name: tensor for name, tensor in state.items() if not name.startswith(_LORA) and name != "losses"}
-    write(moments, rest, {})
-    return {"lora": lora, "moments": moments, "losses": losses.float().numpy().tobytes()}
-
-
-def _total(work: Work, part: Slice) -> int:
-    """Steps of the whole run: all slices but the last are as long as the first."""
-    return max(part.first_step + len(part), work.total * len(part))

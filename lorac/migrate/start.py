@@ -16,13 +16,12 @@ from lorac.migrate.pictures import seen_extension
 from lorac.migrate.settle import settle
 from lorac.recipe.diagnostics import missing_path_remedy
 from lorac.recipe.fields import BUILTIN_TAGGER
+from lorac.words import BINDING
 
 STEPS, FEWEST, SHOWN = 2000, 1500, 200
 """Steps aimed at and fewest; samples of an epoch aimed at, so that a run has some ten epochs to choose from."""
 RESOLUTION = 512
 """The side of SD 1.x checkpoints' pictures."""
-BINDING = ("1girl", "1boy", "solo")
-"""Tags that would take what the trigger shall mean (see `lorac check`, L003); the first and last are always named."""
 _NUMBERED = re.compile(r"\d+_.*")
 
 
@@ -91,6 +90,7 @@ def _caption(draft: Draft, seen: Look, extension: str) -> None:
     if extension != ".txt":
         draft.put("caption", "extension", extension)
     met = {tag.casefold() for tags in seen.captions for tag in tags}
+    # They would take what the trigger shall mean (`lorac check`, L003).
     exclude = [tag for tag in BINDING if tag != "1boy" or tag in met]
     draft.put("caption", "exclude", exclude, "left in, they would take what the trigger shall mean")
     draft.put("caption", "shuffle_caption", True, "all but the trigger, so that the order of tags means nothing")

@@ -15,6 +15,7 @@ from lorac.listing import shown_path
 from lorac.recipe.fields import BUILTIN_BASE
 from lorac.recipe.sections.loss import Loss
 from lorac.sd import layout
+from lorac.sd.safetensors import read_header
 
 LARGEST_STEP = 64
 
@@ -28,6 +29,7 @@ class BaseFacts:
     clip_skip: int = 1
     v_parameterization: bool = False
     zero_terminal_snr: bool = False
+    heads: int = 8
 
     def prediction(self, loss: Loss) -> dict[str, bool]:
         """What the U-Net predicts and of which noise: the recipe's word, or else the base's."""
@@ -59,7 +61,18 @@ def base_facts(base: str, where: str, vae: str | None = None) -> BaseFacts:
     except OSError as error:
         remedy = 'give the path of an SD1.x checkpoint, or "builtin:mini"'
         raise InputError([Problem(where, f"the base {path} cannot be read: {error.strerror}", remedy)]) from error
-    return BaseFacts(path, config.resolution, config.clip_skip, config.v_parameterization, config.zero_terminal_snr)
+    own = config.v_parameterization, config.zero_terminal_snr
+    return BaseFacts(path, config.resolution, config.clip_skip, *own, config.unet.heads)
+
+
+def base_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a base by name, from its headers; nothing of a file that only torch can read."""
+    places = [path] if not path.is_dir() else [layout.weights_file(path / name) for name in ("unet", "text_encoder")]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for place in places:
+        if place is not None and not layout.is_torch_file(place):
+            shapes |= {name: info.shape for name, info in read_header(place).tensors.items()}
+    return shapes
 
 
 def vae_path(vae: str, where: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -17,7 +17,7 @@ from lorac.recipe.schema import SECTIONS
 from lorac.recipe.sections.data import Caption, Generate, Tagger
 from lorac.recipe.sections.loss import Loss
 from lorac.recipe.sections.network import Network
-from lorac.recipe.sections.output import Check, Evaluate, Output, Sample
+from lorac.recipe.sections.output import Check, Evaluate, Output, Prompt, Sample
 from lorac.recipe.sections.train import Train, Validation
 
 
@@ -87,6 +87,16 @@ class Recipe:
         while path and path not in self.places:
             path = path[:-1]
         return str(self.places[path] if path else self.root)
+
+    @property
+    def folders(self) -> tuple[PictureSet, ...]:
+        """Sources, then regularisation, then what is only validated."""
+        return (*self.sources, *self.regularisation, *([self.held_out] if self.held_out else []))
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The sample prompts; loading leaves no plain strings."""
+        return cast("tuple[Prompt, ...]", self.sample.prompts)
 
     @property
     def validation_seed(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from lorac.evaluate.figures import Figures, HeldOut, Measure
-from lorac.evaluate.intervals import combined
+from lorac.evaluate.intervals import average
 from lorac.report.markup import text
 
 FULL = 1.0
@@ -111,8 +111,7 @@ class Ground:
         known = [one for one in found if one]
         if not known or len(known) < len(found):
             return None
-        mean = combined([(1 / len(known), one) for one in known])
-        return Measure(mean.value, mean.low, mean.high, sum(one.n for one in known))
+        return average(known)
 
 
 def ground(columns: Sequence[Column]) -> Ground:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from lorac.report.chart import SIDE
 from lorac.report.markup import number, text
-from lorac.report.series import Point, mean, round_step, smoothed, thinned
+from lorac.report.series import SMOOTHING, Point, mean, round_step, smoothed, thinned
 
-_SMOOTHING = 1 / 20  # width of the smoothing, as a share of the series
 _POINTS = 120
 _BEYOND = 2.5
 """A curve that rises above so many times the median of all curves' highest points does not set the scale."""
@@ -45,7 +44,7 @@ def loss_section(losses: Sequence[tuple[str, Sequence[float]]]) -> str:
 def _curve(values: Sequence[float]) -> list[Point]:
     """The smoothed curve, without single losses that are no numbers."""
     points = [(float(step), value) for step, value in enumerate(values, 1) if math.isfinite(value)]
-    return thinned(smoothed(points, max(1.0, len(points) * _SMOOTHING)), min(_POINTS, len(points))) if points else []
+    return thinned(smoothed(points, max(1.0, len(points) * SMOOTHING)), min(_POINTS, len(points))) if points else []
 
 
 def _top(curves: Sequence[Sequence[Point]]) -> float:

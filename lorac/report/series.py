@@ -10,6 +10,7 @@ Point = tuple[float, float]
 
 MOST_POINTS = 400
 _STEPS_PER_POINT = 7  # below MOST_POINTS: single steps are mostly the noise of their timestep
+SMOOTHING = 1 / 20  # width of the smoothing, as a share of the series
 _FEW = 60  # so short a series is drawn as it is
 
 

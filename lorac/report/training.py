@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from lorac.report.chart import Line, chart
 from lorac.report.content import Report
 from lorac.report.markup import number, plural
-from lorac.report.series import Point, mean, sampled, smoothed, thinned
-
-_SMOOTHING = 1 / 20  # width of the smoothing, as a share of the series
+from lorac.report.series import SMOOTHING, Point, mean, sampled, smoothed, thinned
 
 
 def training_section(report: Report) -> str:
@@ -30,7 +28,7 @@ def _loss(report: Report) -> str:
     lines = [Line("each step" if together == 1 else f"mean of up to {together} steps", "raw", raw)]
     for name, style, points in series:
         finite = _finite(points)
-        width = max(1.0, len(finite) * _SMOOTHING)
+        width = max(1.0, len(finite) * SMOOTHING)
         lines.append(Line(f"{name}, smoothed", style, sampled(smoothed(finite, width))))
     means = "; ".join(f"{name} {number(mean([y for _, y in points]))}" for name, _, points in series)
     figure = chart(lines, steps, f"Loss over {plural(steps, 'step')}. Means: {means}.", report.epoch_ends)

@@ -89,8 +89,8 @@ class LoRANetwork:
             like = (target.rows, layer.weight.shape, adapter.rank, adapter.alpha, adapter.factor, adapter.dora)
             groups.setdefault(like, []).append((adapter, layer))
         size = sum(layer.weight.nbytes for pairs in groups.values() for _, layer in pairs)
-        plain = not settings.dropping and not any(adapter.target.extra or adapter.dora for adapter in adapters)
-        self.merged = plain and (size <= MERGED_LIMIT if merged is None else merged)
+        self.plain = not settings.dropping and not any(adapter.target.extra or adapter.dora for adapter in adapters)
+        self.merged = self.plain and (size <= MERGED_LIMIT if merged is None else merged)
         self._dropouts = Dropouts(settings.dropout, settings.rank_dropout, settings.module_dropout)
         self.stacks = [Stack(pairs, seed, self.merged, self._dropouts) for pairs in groups.values()]
         self.refresh()
@@ -126,8 +126,8 @@ class LoRANetwork:
     def refresh(self) -> None:
         """Attach the current factors to the layers."""
         for stack in self.stacks:
+            stack.merge()
             if self.merged:
-                stack.merge()
                 stack.attach_merged()
             else:
                 stack.attach()
@@ -142,13 +142,12 @@ class LoRANetwork:
     def scale_weight_norms(self, limit: float, part: Part | None = None) -> None:
         """Scale down the changes of weights that are longer than `limit`, of all parts or of one.
 
-        For the end of a step: merged weights are computed anew, the other forms wait for the next `refresh`.
+        For the end of a step: what fused layers read is computed anew, the plain forms wait for the next `refresh`.
         """
         for stack in self.stacks:
             if part in (None, stack.part):
                 stack.limit_norms(limit)
-                if self.merged:
-                    stack.merge()
+                stack.merge()
 
     def detach(self) -> None:
         """Give the model back as it was; `refresh` attaches the LoRA again."""

@@ -37,7 +37,7 @@ _TRANSFORMERS = (
     "mid_block.attentions.0",
     *(f"up_blocks.{block}.attentions.{i}" for block in (1, 2, 3) for i in (0, 1, 2)),
 )
-_TRANSFORMER_MODULES = (
+TRANSFORMER_MODULES = (
     "proj_in",
     "transformer_blocks.0.attn1.to_q",
     "transformer_blocks.0.attn1.to_k",
@@ -55,7 +55,7 @@ _PATHS: dict[Part, tuple[str, ...]] = {
     "text_encoder": tuple(
         f"text_model.encoder.layers.{layer}.{module}" for layer in range(_TEXT_LAYERS) for module in _TEXT_MODULES
     ),
-    "unet": tuple(f"{transformer}.{module}" for transformer in _TRANSFORMERS for module in _TRANSFORMER_MODULES),
+    "unet": tuple(f"{transformer}.{module}" for transformer in _TRANSFORMERS for module in TRANSFORMER_MODULES),
 }
 _RESNETS = (
     *(f"down_blocks.{block}.resnets.{i}" for block in (0, 1, 2, 3) for i in (0, 1)),

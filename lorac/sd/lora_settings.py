@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorac.errors import InputError, Problem
 from lorac.sd.lora_names import ALPHA, BY_NAME, MIDDLE, PARAMETERS, Part, Target, modules
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Axis = Literal["in", "out"]
 """What DoRA's magnitudes belong to: the inputs of a module, or its outputs."""

@@ -25,6 +25,9 @@ class Stack:
     down_MRI: kaiming-uniform with a = √5 as in kohya and PEFT, each module from a seed of its own (zeros without a
     seed); up_MOR: zeros. magnitude_MN: DoRA's, at first the norms of the base, so that nothing is changed.
     merged_MOI: the weights of the merged form, of the base's dtype; empty in the others.
+
+    A member of a gang has its factors beside those of others (`join`); where its rank is smaller than another's, the
+    further rows of `down_MRI` and columns of `up_MOR` are zeros and stay zeros. `named` shows what the LoRA has.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Stack:
         weights = [layer.weight.detach().flatten(1) for layer in self.layers]
         self._base_MOI = torch.stack(weights) if merged else torch.empty(0)
         self.merged_MOI = self._base_MOI.clone()
+        self._cast: tuple[Tensor, Tensor] | None = None
 
     @property
     def scale(self) -> float:
@@ -57,9 +61,36 @@ class Stack:
         magnitudes = [] if self.magnitude_MN is None else [self.magnitude_MN]
         return [self.down_MRI, self.up_MOR, *magnitudes]
 
+    @property
+    def merged(self) -> bool:
+        return len(self.merged_MOI) > 0
+
+    @torch.no_grad()
+    def join(self, down_MRI: Tensor, up_MOR: Tensor, merged_MOI: Tensor, like: Stack) -> None:
+        """Move into these tensors, zeros of at least this rank. `like`: a stack on the same layers, whose base is kept
+        instead of this one's."""
+        held = self.down_MRI.shape[1]
+        down_MRI[:, :held] = self.down_MRI
+        up_MOR[:, :, :held] = self.up_MOR
+        self.down_MRI.data, self.up_MOR.data, self._cast = down_MRI, up_MOR, None
+        if self.merged:
+            self.merged_MOI, self._base_MOI = merged_MOI.copy_(self.merged_MOI), like._base_MOI
+            self.attach_merged()
+
+    @torch.no_grad()
+    def cast(self, down_MRI: Tensor, up_MOR: Tensor) -> None:
+        """From now on, each `merge` copies the factors into these tensors, of the base's dtype."""
+        self._cast = down_MRI, up_MOR
+        self.merge()
+
     @torch.no_grad()
     def merge(self) -> None:
-        """Compute the merged weights from the current factors."""
+        """Compute from the current factors what layers read: the merged weights, or the factors in another dtype."""
+        if self._cast:
+            for copy, factor in zip(self._cast, (self.down_MRI, self.up_MOR), strict=True):
+                copy.copy_(factor)
+        if not self.merged:
+            return
         if self.merged_MOI.dtype == torch.float32:
             torch.baddbmm(self._base_MOI, self.up_MOR, self.down_MRI, alpha=self.scale, out=self.merged_MOI)
         else:
@@ -74,7 +105,8 @@ class Stack:
         """Attach the added or decomposed form with the current factors, in the autograd graph if there is one."""
         dtype = self.layers[0].weight.dtype
         ratio_MN = None if self.magnitude_MN is None else (self.magnitude_MN / self._norms()).to(dtype)
-        downs, ups = self.down_MRI.to(dtype).unbind(), self.up_MOR.to(dtype).unbind()
+        downs = self.down_MRI[:, : self.rank].to(dtype).unbind()
+        ups = self.up_MOR[:, :, : self.rank].to(dtype).unbind()
         for i, (target, layer) in enumerate(zip(self.targets, self.layers, strict=True)):
             down = downs[i].view(self.rank, *layer.weight.shape[1:])
             factors = Factors(down, ups[i], self.alpha / self.rank, target.index, self._dropouts)
@@ -115,11 +147,18 @@ class Stack:
         for i, (target, layer) in enumerate(zip(self.targets, self.layers, strict=True)):
             ones = (1,) * (layer.weight.dim() - 2)
             for suffix, value in zip(PARAMETERS, values, strict=False):
-                views[f"{target.name}{suffix}"] = value[i].view(self._shape(suffix, layer.weight, ones))
+                own = self._own(suffix, value[i])
+                views[f"{target.name}{suffix}"] = own.view(self._shape(suffix, layer.weight, ones))
         return views
 
     def alphas(self) -> dict[str, Tensor]:
         return {f"{target.name}{ALPHA}": torch.tensor(self.alpha) for target in self.targets}
+
+    def _own(self, suffix: str, value: Tensor) -> Tensor:
+        """One module's factor without the zeros that fill it up."""
+        if suffix == PARAMETERS[0]:
+            return value[: self.rank]
+        return value[:, : self.rank] if suffix == PARAMETERS[1] else value
 
     def _shape(self, suffix: str, weight: Tensor, ones: tuple[int, ...]) -> tuple[int, ...]:
         if suffix == PARAMETERS[0]:

@@ -128,6 +128,13 @@ def read_header(path: Path) -> Header:
         return _parse(file, str(path))
 
 
+def header_of(data: bytes) -> Header:
+    """The header of a file's bytes that lorac wrote itself."""
+    from io import BytesIO
+
+    return _parse(BytesIO(data), "a stored file")
+
+
 def _layout(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
     return sorted(tensors.items(), key=lambda item: (_RANK[_torch_name(item[1])], item[0]))
 

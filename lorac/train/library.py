@@ -103,6 +103,11 @@ class Library(Optimiser):
         return [factor for part in PARTS for factor in self._lora.parameters(part)]
 
 
+def check(settings: Optimisation) -> None:
+    """Raises InputError if the optimiser's package is missing, or a setting has a value that it refuses."""
+    _create(settings, [{"params": [nn.Parameter(torch.zeros(1))]}])
+
+
 def _number(value: bool | int | float) -> Tensor:
     """A tensor whose `item()` is the same value of the same type."""
     return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)

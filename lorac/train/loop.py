@@ -6,17 +6,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from lorac.errors import Interrupted, TrainingDiverged
-from lorac.train.helper import threads
 from lorac.train.objective import Pictures
 from lorac.train.slices import Slice, Step
-from lorac.train.step import Trainer
+from lorac.train.step import Member, Trainer, Turn
 
 STREAK = {"cpu": 1, "cuda": 8}
 """Losses in a row that are not numbers before training stops. In float16 one may overflow; its step is skipped."""
@@ -25,6 +23,70 @@ COLLECT_EVERY = {"cpu": 1, "cuda": 32}
 """Steps between two looks at the losses: reading one waits for the device."""
 
 State = dict[str, Tensor]
+
+
+class Leg:
+    """One slice of a member's schedule while it is trained: its next step, its losses, its snapshots.
+
+    `state` is None at the start of a run, or the state after the slice before, or a snapshot taken within this slice.
+    `snapshot` gets the state about every `snapshot_seconds`; going on from it gives the same bits as never having
+    stopped. `progress` is called with the number of steps done in the slice and the latest loss.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        steps: Slice,
+        pictures: Pictures,
+        *,
+        state: Mapping[str, Tensor] | None,
+        progress: Callable[[int, float], None],
+        snapshot: Callable[[State], None],
+        snapshot_seconds: float = 30.0,
+    ) -> None:
+        self.member, self._slice, self._pictures = member, steps, pictures
+        self._progress, self._snapshot, self._snapshot_seconds = progress, snapshot, snapshot_seconds
+        self._losses = _Losses(member)
+        self.done = 0
+        if state is not None:
+            member.load_state(state)
+            self.done = int(state["step"]) - steps.first_step
+            self._losses.values = state["losses"].tolist() if self.done else []
+        self._steps = islice(steps.steps(), self.done, None)
+        self._saved_at = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        return self.done == len(self._slice)
+
+    def turn(self) -> Turn:
+        """The next step."""
+        if time.monotonic() - self._saved_at >= self._snapshot_seconds:
+            self.save()
+            self._saved_at = time.monotonic()
+        self._step = next(self._steps)
+        return self._step, self._pictures
+
+    def took(self, loss: Tensor) -> None:
+        """The step is done. Raises TrainingDiverged when the losses are no longer numbers."""
+        self.done += 1
+        self._losses.add(self._step, loss)
+        if self._losses.values:
+            self._progress(self.done, self._losses.values[-1])
+
+    def save(self) -> None:
+        """Take a snapshot."""
+        self._snapshot(self.state())
+
+    def end(self) -> tuple[State, list[float]]:
+        """The state after the slice, and the loss of each of its steps. Raises TrainingDiverged as `took` does."""
+        return self.state(), self._losses.values
+
+    def state(self) -> State:
+        """Everything to go on from here. Raises TrainingDiverged as `took` does."""
+        self._losses.collect()
+        losses = torch.tensor(self._losses.values, dtype=torch.float32)
+        return self.member.state() | {"step": torch.tensor(self._slice.first_step + self.done), "losses": losses}
 
 
 def train_segment(
@@ -38,51 +100,44 @@ def train_segment(
     snapshot: Callable[[State], None],
     snapshot_seconds: float = 30.0,
 ) -> tuple[State, list[float]]:
-    """Train the steps of a slice; returns the state after it and the loss of each of its steps.
+    """Train the steps of a slice with the only member of `trainer`: see `Leg`.
 
-    `state` is None at the start of a run, or the state after the slice before, or a snapshot taken within this slice.
-    `snapshot` gets the state about every `snapshot_seconds`, and once more when `cancelled` is set, after which
-    Interrupted is raised; going on from it gives the same bits as never having stopped. `progress` is called with the
-    number of steps done in the slice and the latest loss.
-
-    Raises TrainingDiverged when the losses are no longer numbers.
+    A last snapshot is taken when `cancelled` is set, after which Interrupted is raised. Raises TrainingDiverged when
+    the losses are no longer numbers.
     """
-    losses = _Losses(trainer)
-    done = 0
-    if state is not None:
-        trainer.load_state(state)
-        done = int(state["step"]) - steps.first_step
-        losses.values = state["losses"].tolist() if done else []
-    saved_at = time.monotonic()
-    with threads(1) if trainer.fused else nullcontext():
-        for step in islice(steps.steps(), done, None):
+    leg = Leg(
+        trainer.members[0],
+        steps,
+        pictures,
+        state=state,
+        progress=progress,
+        snapshot=snapshot,
+        snapshot_seconds=snapshot_seconds,
+    )
+    with trainer.few_threads():
+        while not leg.over:
             if cancelled.is_set():
-                snapshot(_state(trainer, step.index, losses))
-                raise Interrupted("training was interrupted; the next build goes on from here")
-            if time.monotonic() - saved_at >= snapshot_seconds:
-                snapshot(_state(trainer, step.index, losses))
-                saved_at = time.monotonic()
-            losses.add(step, trainer.step(step, pictures))
-            if losses.values:
-                progress(step.index + 1 - steps.first_step, losses.values[-1])
-    return _state(trainer, steps.first_step + len(steps), losses), losses.values
+                leg.save()
+                raise interrupted()
+            (loss,) = trainer.step([leg.turn()])
+            assert loss is not None
+            leg.took(loss)
+    return leg.end()
 
 
-def _state(trainer: Trainer, next_step: int, losses: _Losses) -> State:
-    losses.collect()
-    counters = {"step": torch.tensor(next_step), "losses": torch.tensor(losses.values, dtype=torch.float32)}
-    return trainer.state() | counters
+def interrupted() -> Interrupted:
+    return Interrupted("training was interrupted; the next build goes on from here")
 
 
 class _Losses:
     """Losses on their way from the device: they are read in groups, and checked when they are."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, member: Member) -> None:
         self.values: list[float] = []
         self._pending: list[tuple[Step, Tensor]] = []
-        self._alpha = trainer.lora.settings.alpha
-        self._group = COLLECT_EVERY[trainer.device.type]
-        self._streak_limit = STREAK[trainer.device.type]
+        self._alpha = member.lora.settings.alpha
+        self._group = COLLECT_EVERY[member.device.type]
+        self._streak_limit = STREAK[member.device.type]
         self._streak = 0
 
     def add(self, step: Step, loss: Tensor) -> None:

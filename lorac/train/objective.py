@@ -100,6 +100,17 @@ class Objective:
         return self.loss.of_samples(estimate_BCHW.float(), target_BCHW, batch.timestep, weight_B, mask_B1HW)
 
 
+def packed(batches: Sequence[Batch]) -> list[Tensor | None]:
+    """The tensors of batches one after the other."""
+    return [getattr(batch, field.name) for batch in batches for field in fields(Batch)]
+
+
+def unpacked(tensors: Sequence[Tensor | None]) -> list[Batch]:
+    """The inverse of `packed`."""
+    width = len(fields(Batch))
+    return [Batch(*tensors[i : i + width]) for i in range(0, len(tensors), width)]  # type: ignore[arg-type]
+
+
 def _masks(masks: Sequence[Tensor | None], x_BCHW: Tensor) -> Tensor | None:
     """The masks as one tensor with ones for pictures that have none; None where none has one."""
     if all(mask is None for mask in masks):

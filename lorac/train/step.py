@@ -1,141 +1,187 @@
-"""One training step of a LoRA, as kohya-ss/sd-scripts defines it.
+"""One training step, as kohya-ss/sd-scripts defines it, of one LoRA or of several in one pass.
 
-Shape suffixes: B batch, C latent channels, H height, W width, L tokens, D text channels.
+Each LoRA acts on its own samples alone, so one backward of the sum of all losses gives each its own gradients.
+
+Shape suffixes: B batch, C latent channels, H height, W width, K chunks of a caption, L tokens, D text channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from lorac.rng import seed64
 from lorac.sd.clip import TextEncoder
-from lorac.sd.lora import LoRANetwork
-from lorac.sd.lora_names import PARTS
+from lorac.sd.lora_names import PARTS, Part
 from lorac.sd.unet import UNet
-from lorac.train.average import Average
 from lorac.train.fused.network import Fused
-from lorac.train.helper import helper_for, keep_freed_memory, threads
-from lorac.train.library import Library
-from lorac.train.loss_scale import LossScale
-from lorac.train.objective import Objective, Pictures
-from lorac.train.optimiser import AdamW, Optimisation, Optimiser
-from lorac.train.slices import Sample, Step
+from lorac.train.helper import Inline, helper_for, keep_freed_memory, threads
+from lorac.train.member import Member
+from lorac.train.objective import Batch, Pictures, packed, unpacked
+from lorac.train.passes import Share, passes
+from lorac.train.slices import Step
+from lorac.train.survive import within_memory
+from lorac.train.switches import Switches
+from lorac.train.tape import Tapes
+from lorac.train.text_states import TextStates
 
-__all__ = ["Optimisation", "Trainer"]
+__all__ = ["Member", "Trainer", "Turn"]
 
-RAW = "raw/"
-"""Before the names of the factors that are trained, where the LoRA is an average of them."""
+Turn: TypeAlias = tuple[Step, Pictures]
+"""The next step of a member, and what its samples count."""
 
 
 class Trainer:
-    """A base, its LoRA, and the optimiser.
+    """A base and the members that are trained on it.
 
-    The base may be float32 or, on a GPU, float16: then the loss is scaled. `trained` are the parts that learn; the
-    LoRA of a part that does not stays as it is. `clip_skip` counts from 1, the last layer. `seed` is for dropout. A
-    merged LoRA is trained by fused operations, which take the place of the modules of `unet` and `text_encoder`.
+    The base may be float32 or, on a GPU, float16: then losses are scaled. `clip_skip` counts from 1, the last layer.
+    Members train the same parts; several need networks that can be fused. Fused operations take the place of the
+    modules of `unet` and `text_encoder`. A batch is cut into `split` passes, whose gradients add up; into
+    more when memory runs out, of which `warn` is told.
     """
 
     def __init__(
         self,
         unet: UNet,
         text_encoder: TextEncoder,
-        lora: LoRANetwork,
+        members: Sequence[Member],
         *,
-        trained: Collection[str] = PARTS,
         clip_skip: int = 1,
         max_token_length: int = 75,
-        settings: Optimisation | None = None,
-        objective: Objective | None = None,
-        seed: int = 0,
+        switches: Switches | None = None,
+        split: int = 1,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        keep_freed_memory()
-        self.unet, self.text_encoder, self.lora, self.seed = unet, text_encoder, lora, seed
+        self.switches = switches or Switches()
+        if self.switches.keep_memory:
+            keep_freed_memory()
+        self.unet, self.text_encoder, self.members, self.split = unet, text_encoder, list(members), split
         self.clip_skip, self.max_token_length = clip_skip, max_token_length
-        self.settings, self.objective = settings or Optimisation(), objective or Objective()
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
-        self.loss_scale = LossScale(self.device, needed=self.dtype == torch.float16)
-        self.trained = [part for part in PARTS if part in trained and lora.parameters(part)]
-        for part in PARTS:
-            for factor in lora.parameters(part):
-                factor.requires_grad_(part in self.trained)
-        helper = helper_for(self.device)
-        self.fused = Fused(unet, text_encoder, lora, self.trained, helper) if lora.merged else None
-        merge = self.fused.merge if self.fused else lambda part: None
-        kind = AdamW if self.settings.optimizer == "adamw" else Library
-        self.optimiser: Optimiser = kind(lora, self.trained, self.settings, self.loss_scale, merge, helper)
-        self.average = Average(lora, self.settings.ema_decay) if self.settings.ema_decay else None
+        self.trained, self._warn = self.members[0].trained, warn
+        helper = helper_for(self.device) if self.switches.beside else Inline()
+        merged = all(member.lora.merged for member in self.members)
+        usual = self.device.type == "cpu" and self.dtype == torch.float32  # else a loss scale changes from step to step
+        self.tapes = Tapes(helper, self.switches.tape and self.switches.fused and merged and usual)
+        self.fused = self._fuse(self.tapes)
+        self._small = self.fused is not None and merged
+        for number, member in enumerate(self.members):
+            member.join(self.device, self.dtype, self._merging(number), helper)
+        frozen = not any(member.lora.parameters("text_encoder") for member in self.members)
+        self._text_states = TextStates(text_encoder, clip_skip) if self.switches.text_states and frozen else None
 
-    def step(self, step: Step, pictures: Pictures) -> Tensor:
-        """Do one optimiser step; returns the loss before it, a float32 scalar on the device.
+    def step(self, turns: Sequence[Turn | None]) -> list[Tensor | None]:
+        """Do one optimiser step of every member that has a turn; returns its loss before it, a float32 scalar on the
+        device.
 
         The gradients of the step's batches are averaged. The pictures of a batch have the same size.
         """
-        losses = []
-        for number, samples in enumerate(step.batches):
+        largest = max((len(batch) for turn in turns if turn for batch in turn[0].batches), default=1)
+        found, self.split = within_memory(
+            lambda split: self._gradients(turns, split), self.split, largest, self._forget, self._warn
+        )
+        losses, norms = found
+        for number, (member, turn) in enumerate(zip(self.members, turns, strict=True)):
+            if turn is not None:
+                member.update(norms[number] if norms else member.norm(), turn[0])
+        return losses
+
+    def _gradients(self, turns: Sequence[Turn | None], split: int) -> tuple[list[Tensor | None], Sequence[Tensor]]:
+        """All passes of a step: the losses of the members, and the norms of their gradients if those are known."""
+        losses: list[Tensor | None] = [None] * len(turns)
+        norms: Sequence[Tensor] = ()
+        for number, shares in enumerate(passes(turns, split)):
+            if not self.fused:
+                self.members[0].start_pass(shares[0].step, number)
+            found, norms = self._pass(shares, number)
+            for share, loss in zip(shares, found, strict=True):
+                before = losses[share.member]
+                losses[share.member] = loss if before is None else before + loss
+        return losses, norms
+
+    def _forget(self) -> None:
+        """Throw away what passes that could not be finished have left."""
+        if self.fused:
+            self.fused.forget()
+        for member in self.members:
+            for part in member.trained:
+                for factor in member.lora.parameters(part):
+                    factor.grad = None
+
+    def few_threads(self) -> AbstractContextManager[None]:
+        """For the caller's thread while it trains a small base: operations are short, and the helper has a core."""
+        return threads(1) if self._small else nullcontext()
+
+    def _pass(self, shares: Sequence[Share], number: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """What one pass adds to the losses of its members; and the norms of their gradients, if they are fused."""
+        batches = [self.members[s.member].objective.batch(s.samples, s.pictures, self.max_token_length) for s in shares]
+        ids_BKL = _joined([batch.ids for batch in self._rows(shares, batches)])
+        states_BLD = None if self._text_states is None else self._text_states.of(ids_BKL, self.device)
+
+        def work(context: Tensor | None, *fields: Tensor | None) -> tuple[Tensor, ...]:
             if self.fused:
                 self.fused.start(accumulating=number > 0)
-            elif self.lora.dropping:
-                self.lora.start_step(seed64(self.seed, "dropout", step.index, number))
-            loss = self._loss(samples, pictures) / len(step.batches)
-            torch.autograd.backward(self.loss_scale.scaled(loss))
-            norm = self.fused.finish() if self.fused else None
-            losses.append(loss.detach())
-        norm = torch.nn.utils.get_total_norm(self._gradients()) if norm is None else norm
-        self.optimiser.apply(norm, {"text_encoder": step.lr_text, "unet": step.lr_unet})
-        self._after_update()
-        return torch.stack(losses).sum()
+            losses = self._losses(shares, unpacked(fields), context)
+            scaled = [self.members[s.member].loss_scale.scaled(loss) for s, loss in zip(shares, losses, strict=True)]
+            torch.autograd.backward(scaled)
+            norms = self.fused.finish() if self.fused else []
+            return (*(loss.detach() for loss in losses), *norms)
 
-    def _loss(self, samples: Sequence[Sample], pictures: Pictures) -> Tensor:
-        """The mean loss of one batch."""
-        batch = self.objective.batch(samples, pictures, self.max_token_length)
-        if self.fused is None:
-            self.optimiser.settle()
-            self.lora.refresh()
-        with torch.set_grad_enabled("text_encoder" in self.trained):
-            context_BLD = self.text_encoder(batch.ids.to(self.device), self.clip_skip)
-        self.optimiser.settle()
-        with threads(2) if self.fused else nullcontext():  # the helper has nothing to do meanwhile
-            noisy_BCHW, t_B = batch.noisy.to(self.device, self.dtype), batch.timestep.to(self.device)
+        key = (number > 0, tuple((share.member, share.part, len(share.samples)) for share in shares))
+        factors = [factor for member in self.members for part in PARTS for factor in member.lora.parameters(part)]
+        found = self.tapes.run(key, (states_BLD, *packed(batches)), work, factors)
+        return found[: len(shares)], found[len(shares) :]
+
+    def _losses(self, shares: Sequence[Share], batches: Sequence[Batch], context_BLD: Tensor | None) -> list[Tensor]:
+        """The losses of one pass. `context_BLD` is given where the text encoder is not trained."""
+        rows = self._rows(shares, batches)
+        if context_BLD is None:
+            context_BLD = self._context(_joined([batch.ids for batch in rows]))
+        for member in self.members:
+            self.tapes.do(member.optimiser.settle)
+        noisy_BCHW = _joined([batch.noisy for batch in rows]).to(self.device, self.dtype)
+        t_B = _joined([batch.timestep for batch in rows]).to(self.device)
+        with self.tapes.threads(2) if self._small else nullcontext():  # the helper has nothing to do meanwhile
             estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
-        return self.objective.of_samples(estimate_BCHW, batch).mean()
+        estimates = [estimate_BCHW] if len(rows) == 1 else estimate_BCHW.chunk(len(rows))
+        parts = dict(zip(self._places(shares), estimates, strict=True))
+        objectives = [self.members[share.member].objective for share in shares]
+        return [
+            objective.of_samples(parts[share.member], batch).mean() * share.part
+            for objective, share, batch in zip(objectives, shares, batches, strict=True)
+        ]
 
-    def _after_update(self) -> None:
-        """What wants the new factors at once; plain training updates them beside the next step."""
-        if self.settings.scale_weight_norms is not None:
-            self.optimiser.settle()
-            self.lora.scale_weight_norms(self.settings.scale_weight_norms)
-        if self.average:
-            self.optimiser.settle()
-            self.average.update()
+    def _places(self, shares: Sequence[Share]) -> Sequence[int]:
+        """Whose samples the rows of a pass are, in order: fused operations want as many of every member."""
+        return range(len(self.members)) if self.fused else [share.member for share in shares]
 
-    def _gradients(self) -> list[Tensor]:
-        factors = (factor for part in self.trained for factor in self.lora.parameters(part))
-        return [factor.grad for factor in factors if factor.grad is not None]
+    def _rows(self, shares: Sequence[Share], batches: Sequence[Batch]) -> list[Batch]:
+        """A batch for every place. Who has no share gets another's, and no loss."""
+        own = {share.member: batch for share, batch in zip(shares, batches, strict=True)}
+        return [own.get(place, batches[0]) for place in self._places(shares)]
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that training changes, on the CPU, by name: the LoRA as it is to be used under kohya's names, the
-        optimiser's state, `loss_scale` and `good_steps`; the factors that are trained, if they are others, under
-        `raw/NAME`."""
-        self.optimiser.settle()
-        tensors = {**self.optimiser.state(), **self.loss_scale.state(), **self.lora.state()}
-        averages = self.average.values if self.average else self.optimiser.averages()
-        if averages is not None:
-            raw = {f"{RAW}{name}": tensor.clone() for name, tensor in self.lora.state().items()}
-            tensors |= {**self.lora.named(averages), **raw, **(self.average.state() if self.average else {})}
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+    def _context(self, ids_BKL: Tensor) -> Tensor:
+        with torch.set_grad_enabled("text_encoder" in self.trained):
+            context_BLD: Tensor = self.text_encoder(ids_BKL.to(self.device), self.clip_skip)
+        return context_BLD
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from `state()` of a trainer with the same settings."""
-        self.optimiser.settle()
-        self.lora.load_state(tensors)
-        if self.average:
-            self.average.load_state(tensors)
-        raw = {name.removeprefix(RAW): tensor for name, tensor in tensors.items() if name.startswith(RAW)}
-        if raw:
-            self.lora.load_state(raw)
-        self.optimiser.load_state(tensors)
-        self.loss_scale.load_state(tensors)
+    def _fuse(self, helper: Executor) -> Fused | None:
+        """The fused form where all networks allow it."""
+        loras = [member.lora for member in self.members]
+        if self.switches.fused and all(lora.plain for lora in loras):
+            return Fused(self.unet, self.text_encoder, loras, self.trained, helper, self.switches)
+        assert len(loras) == 1, "only networks that can be fused are trained together"
+        return None
+
+    def _merging(self, member: int) -> Callable[[Part], None]:
+        """What puts a member's new factors into the layers."""
+        fused = self.fused
+        return (lambda part: fused.merge(part, member)) if fused else lambda part: None
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))

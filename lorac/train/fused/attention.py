@@ -1,17 +1,31 @@
-"""Attention, forward and backward, with channels before tokens.
+"""Attention, forward and backward, in two forms with the same methods.
 
-SD1.x's heads are narrow (8 to 160 channels). A product whose result has that few columns runs at a quarter of the
-speed of one with that few rows, so queries, keys and values are held as (channels, tokens): all six products then have
-wide results, and a linear layer's output is split into heads without moving a byte.
+`Whole` keeps the softmax in memory, with channels before tokens. SD1.x's heads are narrow (8 to 160 channels). A
+product whose result has that few columns runs at a quarter of the speed of one with that few rows, so queries, keys and
+values are held as (channels, tokens): all six products then have wide results, and a linear layer's output is split
+into heads without moving a byte.
+
+`Blockwise` never has the whole softmax: it takes queries and keys a block at a time and keeps the logarithms of the
+sums alone (Dao et al. 2022, arXiv:2205.14135). Backward computes the scores again, five products instead of four.
+Heads are views of rows. For 4096 tokens of 8 · 40 channels the softmax would be 537 MB.
 
 Shape suffixes: B batch, N heads, M = B · N, D channels of one head, C = N · D, L query tokens, S key tokens,
-R = B · L rows, K the number of tensors in one.
+R = B · L rows, K the number of tensors in one, O = K · C.
 """
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from lorac.train.fused.frozen import Product
+
+WHOLE_LIMIT = 2**26
+"""Most multiplications N · L · S · D of a picture with which the softmax is kept. Measured on a CPU: with 8 channels a
+head, `Whole` is faster up to any size that fits (1024 tokens: 29 ms against 64), with 80 the two are equal."""
 
 
 def split_heads(x_OR: Tensor, count: int, heads: int, batch: int) -> tuple[Tensor, ...]:
@@ -50,3 +64,133 @@ def attend_backward(
     ds_MLS = torch.ops.aten._softmax_backward_data.out(dp_MLS, p_MLS, -1, p_MLS.dtype, grad_input=dp_MLS)
     torch.bmm(k_MDS, ds_MLS.mT, out=dq_MDL).mul_(q_MDL.shape[1] ** -0.5)
     torch.bmm(q_MDL, ds_MLS, out=dk_MDS)
+
+
+class Attention(Protocol):
+    """Attention between linear layers. Heads are in the form's own layout; `batch` is the number of pictures.
+
+    What `mix` keeps for backward is what is not kept otherwise: backward gets the heads and `a_RC` as well.
+    """
+
+    def project(self, layer: Product, x_RC: Tensor, count: int, batch: int) -> tuple[Tensor, ...]:
+        """Heads of the `count` outputs of a layer that stand beside each other."""
+        ...
+
+    def caption(self, kv_OR: Tensor, batch: int) -> tuple[Tensor, ...]:
+        """Heads of keys and values that are given as channels before rows."""
+        ...
+
+    def mix(self, heads: tuple[Tensor, ...], batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What attention makes of heads, as rows (R, C), and what backward needs of it."""
+        ...
+
+    def gradient(self, layer: Product, a_RC: Tensor, dy_RC: Tensor, batch: int) -> Tensor:
+        """Backward of the layer behind, whose input was `a_RC`: heads of its gradient."""
+        ...
+
+    def own_backward(self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int) -> Tensor:
+        """The gradients of what `project` made q, k and v of, beside each other, (R, 3 · C)."""
+        ...
+
+    def caption_backward(
+        self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of what `project` made q of, (R, C), and of what `caption` got."""
+        ...
+
+
+class Whole:
+    """Heads are (M, D, L)."""
+
+    def __init__(self, heads: int) -> None:
+        self._heads = heads
+
+    def project(self, layer: Product, x_RC: Tensor, count: int, batch: int) -> tuple[Tensor, ...]:
+        return split_heads(layer.columns(x_RC), count, self._heads, batch)
+
+    def caption(self, kv_OR: Tensor, batch: int) -> tuple[Tensor, ...]:
+        return split_heads(kv_OR, 2, self._heads, batch)
+
+    def mix(self, heads: tuple[Tensor, ...], batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        q, k, v = heads
+        o_MDL, p_MLS = attend(q, k, v)
+        return join_heads(o_MDL[None], batch).t(), (p_MLS,)
+
+    def gradient(self, layer: Product, a_RC: Tensor, dy_RC: Tensor, batch: int) -> Tensor:
+        return split_heads(layer.backward_columns(a_RC, dy_RC), 1, self._heads, batch)[0]
+
+    def own_backward(self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int) -> Tensor:
+        q, k, v = heads
+        d_KMDL = q.new_empty(3, *q.shape)
+        attend_backward(do, q, k, v, kept[0], (d_KMDL[0], d_KMDL[1], d_KMDL[2]))
+        return join_heads(d_KMDL, batch).t()
+
+    def caption_backward(
+        self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        q, k, v = heads
+        dq_KMDL, dkv_KMDS = q.new_empty(1, *q.shape), k.new_empty(2, *k.shape)
+        attend_backward(do, q, k, v, kept[0], (dq_KMDL[0], dkv_KMDS[0], dkv_KMDS[1]))
+        return join_heads(dq_KMDL, batch).t(), join_heads(dkv_KMDS, batch)
+
+
+class Blockwise:
+    """Heads are (B, N, L, D), views of rows; those of the caption are copies, which are small."""
+
+    def __init__(self, heads: int) -> None:
+        self._heads = heads
+
+    def project(self, layer: Product, x_RC: Tensor, count: int, batch: int) -> tuple[Tensor, ...]:
+        return self._split(layer.rows(x_RC), count, batch)
+
+    def caption(self, kv_OR: Tensor, batch: int) -> tuple[Tensor, ...]:
+        return self._split(kv_OR.t().contiguous(), 2, batch)
+
+    def mix(self, heads: tuple[Tensor, ...], batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if heads[0].device.type == "cpu":
+            o_BNLD, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*heads)
+            return _rows(o_BNLD), (sums,)
+        # Which kernel suits a GPU is torch's to say: a small graph inside this operation has its backward.
+        q, k, v = leaves = tuple(x.detach().requires_grad_() for x in heads)
+        with torch.enable_grad():
+            o_BNLD = F.scaled_dot_product_attention(q, k, v)
+        return _rows(o_BNLD.detach()), (o_BNLD, *leaves)
+
+    def gradient(self, layer: Product, a_RC: Tensor, dy_RC: Tensor, batch: int) -> Tensor:
+        return self._split(layer.backward(a_RC, dy_RC), 1, batch)[0]
+
+    def own_backward(self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int) -> Tensor:
+        d_BNLD = self._backward(do, heads, a_RC, kept, batch)
+        return torch.cat([_rows(d) for d in d_BNLD], dim=1)
+
+    def caption_backward(
+        self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        dq_BNLD, *dkv_BNSD = self._backward(do, heads, a_RC, kept, batch)
+        return _rows(dq_BNLD), torch.cat([_rows(d).t() for d in dkv_BNSD])
+
+    def _split(self, x_RO: Tensor, count: int, batch: int) -> tuple[Tensor, ...]:
+        x_BLKND = x_RO.view(batch, x_RO.shape[0] // batch, count, self._heads, -1)
+        return x_BLKND.permute(2, 0, 3, 1, 4).unbind()
+
+    def _backward(
+        self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int
+    ) -> tuple[Tensor, ...]:
+        if do.device.type != "cpu":
+            o_BNLD, *leaves = kept
+            return tuple(torch.autograd.grad(o_BNLD, leaves, do))
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        return tuple(backward(do, *heads, *self._split(a_RC, 1, batch), *kept, 0.0, False))
+
+
+def _rows(x_BNLD: Tensor) -> Tensor:
+    """(R, C); a view where tokens come before heads in memory."""
+    return x_BNLD.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def attention_for(
+    heads: int, q_tokens: int, k_tokens: int, channels: int, device: torch.device, keep: bool
+) -> Attention:
+    """The form for a size. `keep` says that speed comes before memory."""
+    whole = keep and device.type == "cpu" and q_tokens * k_tokens * channels <= WHOLE_LIMIT
+    return Whole(heads) if whole else Blockwise(heads)

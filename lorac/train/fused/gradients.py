@@ -1,10 +1,14 @@
-"""Gradients of LoRA factors, for a whole stack at once, from what each layer saw and what came back to it.
+"""Gradients of LoRA factors, from what each layer saw and what came back to it.
 
 A layer `y = x (W + s · up · down)ᵀ` with input rows x and gradient rows dy has dW = dyᵀ x, and
 
-    d_up = s · dW downᵀ,   d_down = s · upᵀ dW.
+    d_up = s · dW downᵀ = s · dyᵀ (x downᵀ),   d_down = s · upᵀ dW = (s · dy up)ᵀ x.
 
-Shape suffixes: M modules of a stack, L rows, O outputs, I inputs, R rank.
+Through dW it takes fewer multiplications where rows and ranks are many and layers narrow. In both ways layers are
+recorded and a whole stack is done at once; but where a layer has many rows, it is done at once and nothing of it kept.
+
+Shape suffixes: N networks, M modules of a stack, K neighbouring modules with one input, L rows of one network,
+O outputs, I inputs, R rank.
 """
 
 from __future__ import annotations
@@ -15,71 +19,123 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorac.sd.lora_stack import Stack
+from lorac.train.fused.joint import JointStack
+from lorac.train.fused.products import accumulate, batches, beside
+
+FEW_ROWS = 128
+"""Up to so many rows, a product over a whole stack is faster than one for each layer, and recording costs little."""
 
 
 class _Record(NamedTuple):
-    """`modules` modules from `first` on saw `x`; the gradients of their outputs stand side by side in `dy`."""
+    """Modules from `first` on saw `x` (N, L, I) and got `dy` (K, N, L, O); `middles`: s · x downᵀ and s · dy up
+    (K, N, L, R), if they are known."""
 
     first: int
-    modules: int
     x: Tensor
     dy: Tensor
+    middles: tuple[Tensor, Tensor] | None
 
 
 class StackGradients:
-    """Collects inputs and gradients of a stack's modules during one backward pass, then makes the factors' gradients.
+    """Makes the gradients of a stack's factors during one backward pass.
 
-    The gradients live in buffers that are written anew each time, or added to where `accumulating` is set before the
-    backward pass; a module without a record gets zeros. `on_complete` is called when all modules are recorded.
+    They live in buffers that are written anew each time, or added to where `accumulating` is set before the backward
+    pass; a module without a record gets zeros. `on_complete` is called when all modules are recorded.
     """
 
-    def __init__(self, stack: Stack, on_complete: Callable[[StackGradients], None]) -> None:
+    def __init__(self, stack: JointStack, on_complete: Callable[[StackGradients], None]) -> None:
         self.stack, self._on_complete = stack, on_complete
-        self._down_MRI, self._up_MOR = torch.zeros_like(stack.down_MRI), torch.zeros_like(stack.up_MOR)
-        self._weight_MOI = torch.zeros_like(stack.merged_MOI)
+        self._down_NMRI, self._up_NMOR = torch.zeros_like(stack.down_NMRI), torch.zeros_like(stack.up_NMOR)
+        # Modules first: those of one record, or a module of all networks, lie together.
+        self._weight_MNOI = torch.zeros_like(stack.merged_NMOI.transpose(0, 1), memory_format=torch.contiguous_format)
         self._records: list[_Record] = []
+        self._done: set[int] = set()
         self.accumulating = False
 
-    def record(self, first: int, count: int, x_LI: Tensor, dy_LO: Tensor) -> None:
-        """Both tensors must stay unchanged until `finish`."""
-        self._records.append(_Record(first, count, x_LI, dy_LO))
-        if sum(record.modules for record in self._records) == len(self.stack.layers):
+    def record(
+        self, first: int, x_NLI: Tensor, dy_KNLO: Tensor, middles_KNLR: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        """What modules from `first` on saw and got back, of any memory order; must stay unchanged until `finish`.
+
+        `middles`: s · x downᵀ and s · dy up, from the added form.
+        """
+        self._done.update(range(first, first + len(dy_KNLO)))
+        if middles_KNLR and x_NLI.shape[1] > FEW_ROWS:
+            self._layer(first, x_NLI, dy_KNLO, middles_KNLR)
+        else:
+            self._records.append(_Record(first, x_NLI, dy_KNLO, middles_KNLR))
+        if len(self._done) == len(self.stack.layers):
             self._on_complete(self)
 
+    def forget(self) -> None:
+        """Drop the records of a pass that was not finished."""
+        self._records, self._done = [], set()
+
     @torch.no_grad()
-    def finish(self) -> tuple[Tensor, Tensor]:
-        """Set `grad` of both factors and forget the records; returns the norms of the two gradients."""
-        if self._records and self._is_dense(len(self._records[0].x)):
+    def finish(self) -> list[Tensor]:
+        """Set `grad` of both factors of all stacks and forget the records; returns of each network the norms (2,)."""
+        if self._records and self.stack.merged and self._is_dense(self._records[0].x.shape[1]):
             self._through_weights()
         elif self._records:
             self._through_rank()
-        self._records = []
-        self.stack.down_MRI.grad, self.stack.up_MOR.grad = self._down_MRI, self._up_MOR
-        return torch.linalg.vector_norm(self._down_MRI), torch.linalg.vector_norm(self._up_MOR)
+        if not self.accumulating:
+            for module in set(range(len(self.stack.layers))) - self._done:
+                self._down_NMRI[:, module].zero_()
+                self._up_NMOR[:, module].zero_()
+        self._records, self._done = [], set()
+        norms = []
+        for stack, down_MRI, up_MOR in zip(self.stack.stacks, self._down_NMRI, self._up_NMOR, strict=True):
+            stack.down_MRI.grad, stack.up_MOR.grad = down_MRI, up_MOR
+            norms.append(torch.stack([torch.linalg.vector_norm(down_MRI), torch.linalg.vector_norm(up_MOR)]))
+        return norms
 
     def _is_dense(self, rows: int) -> bool:
         """Whether the way through dW takes fewer multiplications than the way through the rank."""
-        _, outputs, rank = self.stack.up_MOR.shape
-        inputs = self.stack.down_MRI.shape[2]
+        outputs, rank = self._up_NMOR.shape[2:]
+        inputs = self._down_NMRI.shape[3]
         return inputs * outputs * (rows + 2 * rank) <= 2 * rows * rank * (inputs + outputs)
 
     def _through_weights(self) -> None:
-        for first, count, x_LI, dy_LO in self._records:
-            torch.mm(dy_LO.t(), x_LI, out=self._weight_MOI[first : first + count].flatten(0, 1))
-        weight_MOI, down_MRI, up_MOR = self._weight_MOI.float(), self.stack.down_MRI, self.stack.up_MOR
+        for first, x_NLI, dy_KNLO, _ in self._records:
+            weight_KNOI = self._weight_MNOI[first : first + len(dy_KNLO)]
+            if len(x_NLI) == 1:
+                torch.mm(beside(dy_KNLO)[0].t(), x_NLI[0], out=weight_KNOI.flatten(0, 2))
+                continue
+            for weight_NOI, dy_NLO in zip(weight_KNOI, dy_KNLO, strict=True):
+                torch.bmm(dy_NLO.mT, x_NLI, out=weight_NOI)
         beta = int(self.accumulating)
-        torch.baddbmm(self._up_MOR, weight_MOI, down_MRI.mT, beta=beta, alpha=self.stack.scale, out=self._up_MOR)
-        torch.baddbmm(self._down_MRI, up_MOR.mT, weight_MOI, beta=beta, alpha=self.stack.scale, out=self._down_MRI)
+        for n, stack in enumerate(self.stack.stacks):
+            weight_MOI, d_down_MRI, d_up_MOR = self._weight_MNOI[:, n].float(), self._down_NMRI[n], self._up_NMOR[n]
+            torch.baddbmm(d_up_MOR, weight_MOI, stack.down_MRI.mT, beta=beta, alpha=stack.scale, out=d_up_MOR)
+            torch.baddbmm(d_down_MRI, stack.up_MOR.mT, weight_MOI, beta=beta, alpha=stack.scale, out=d_down_MRI)
 
     def _through_rank(self) -> None:
-        # Only the last layers of a text encoder can be missing (clip skip), so the recorded modules are the first ones.
+        # Only the last layers of a text encoder can be missing (clip skip), so the recorded modules are neighbours.
         records = sorted(self._records, key=lambda record: record.first)
-        x_MLI = torch.stack([x_LI for _, count, x_LI, _ in records for _ in range(count)]).float()
-        dy_MLO = torch.stack([part for _, count, _, dy_LO in records for part in dy_LO.chunk(count, dim=1)]).float()
-        recorded = len(x_MLI)
-        down_MRI, d_down_MRI = self.stack.down_MRI[:recorded], self._down_MRI[:recorded]
-        up_MOR, d_up_MOR = self.stack.up_MOR[:recorded], self._up_MOR[:recorded]
+        recorded = slice(records[0].first, records[-1].first + len(records[-1].dy))
+        middles = [record.middles for record in records if record.middles]
         beta = int(self.accumulating)
-        torch.baddbmm(d_up_MOR, dy_MLO.mT, x_MLI @ down_MRI.mT, beta=beta, alpha=self.stack.scale, out=d_up_MOR)
-        torch.baddbmm(d_down_MRI, (dy_MLO @ up_MOR).mT, x_MLI, beta=beta, alpha=self.stack.scale, out=d_down_MRI)
+        for n, stack in enumerate(self.stack.stacks):
+            x_MLI = torch.stack([record.x[n] for record in records for _ in record.dy]).float()
+            dy_MLO = torch.stack([dy_NLO[n] for record in records for dy_NLO in record.dy]).float()
+            if middles:
+                middle_MLR, dmiddle_MLR = (
+                    torch.cat([x[:, n] for x in xs]).float() for xs in zip(*middles, strict=True)
+                )
+                scale = 1.0
+            else:
+                middle_MLR, dmiddle_MLR = x_MLI @ stack.down_MRI[recorded].mT, dy_MLO @ stack.up_MOR[recorded]
+                scale = stack.scale
+            d_down_MRI, d_up_MOR = self._down_NMRI[n, recorded], self._up_NMOR[n, recorded]
+            torch.baddbmm(d_up_MOR, dy_MLO.mT, middle_MLR, beta=beta, alpha=scale, out=d_up_MOR)
+            torch.baddbmm(d_down_MRI, dmiddle_MLR.mT, x_MLI, beta=beta, alpha=scale, out=d_down_MRI)
+
+    def _layer(self, first: int, x_NLI: Tensor, dy_KNLO: Tensor, middles_KNLR: tuple[Tensor, Tensor]) -> None:
+        """The gradients of one layer's modules, at once."""
+        middle_KNLR, dmiddle_KNLR = middles_KNLR
+        modules = slice(first, first + len(dy_KNLO))
+        d_up_KNOR = self._up_NMOR[:, modules].transpose(0, 1)
+        for at in batches(*dy_KNLO.shape[:2]):
+            accumulate(d_up_KNOR[at], dy_KNLO[at].mT, middle_KNLR[at], self.accumulating)
+        d_down_NMI = self._down_NMRI[:, modules].flatten(1, 2)
+        accumulate(d_down_NMI, beside(dmiddle_KNLR).mT, x_NLI, self.accumulating)

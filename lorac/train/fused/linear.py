@@ -2,59 +2,86 @@
 
     y = x Wᵀ + s · (x downᵀ) upᵀ + b
 
-The fused operations never look at a weight. Rows are the tokens of all samples; where several LoRAs are trained at
-once, those of the first LoRA come first.
+The fused operations never look at a weight: `merged` and `added` say how the sum is computed. Where several LoRAs are
+trained at once, a batch begins with all samples of the first, then come those of the second, and so on.
 
-Shape suffixes: R rows, O outputs, I inputs.
+Shape suffixes: R rows, the tokens of all samples; S samples, T tokens of one; N networks, L rows of one; K neighbouring
+modules with one input; O outputs of one module, Y = K · O; I inputs.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from lorac.train.fused.added import AddedForm
 from lorac.train.fused.gradients import StackGradients
+from lorac.train.fused.merged import MergedForm
+from lorac.train.switches import Recompute
 
 
 class Adapted:
     """Neighbouring modules of a stack that share their input, as one layer: their outputs beside each other.
 
-    `x_RI` given to a backward is what forward got, kept or computed again; it must stay unchanged until the gradients
-    of the stack are finished, and so must `dy_RO`.
+    Tensors at rows are (R, I) and (R, Y), of any memory order; an input may also be (S, T, I). Tensors at columns have
+    channels before tokens, as attention wants them: (K · S · O, T), contiguous, for each module the samples one below
+    the other; `.view(K, S · heads, -1, T)` splits heads without moving a byte. With `samples` 1 that is (Y, R), the
+    tokens of all samples beside each other.
+
+    `x` given to a backward is what forward got, kept or computed again. It must stay unchanged until the gradients of
+    the stack are finished, and so must `dy`.
     """
 
-    def __init__(self, gradients: StackGradients, first: int, count: int = 1) -> None:
-        stack = gradients.stack
-        self._weight_OI = stack.merged_MOI[first : first + count].flatten(0, 1)
-        biases: list[Tensor] = [layer.bias for layer in stack.layers[first : first + count] if layer.bias is not None]
-        self._bias_O = torch.cat(biases).detach() if biases else None
-        self._gradients, self._first, self._count = gradients, first, count
+    records = True
+    """Whether backward looks at the input that it is given."""
 
-    def rows(self, x_RI: Tensor, plus_RO: Tensor | None = None, times: float = 1.0) -> Tensor:
-        """(R, O): `times` y, and then `plus_RO`."""
-        if plus_RO is not None:
-            y_RO = torch.addmm(plus_RO, x_RI, self._weight_OI.t(), alpha=times)
-            return y_RO if self._bias_O is None else y_RO.add_(self._bias_O, alpha=times)
-        if self._bias_O is None:
-            return x_RI.mul(times) @ self._weight_OI.t() if times != 1.0 else x_RI @ self._weight_OI.t()
-        return torch.addmm(self._bias_O, x_RI, self._weight_OI.t(), beta=times, alpha=times)
+    def __init__(
+        self, gradients: StackGradients, first: int, count: int = 1, recompute: Recompute = Recompute.ELEMENTWISE
+    ) -> None:
+        """With `recompute` NOTHING the added form keeps x downᵀ from forward to backward."""
+        self._networks, self._count = len(gradients.stack), count
+        self._form: MergedForm | AddedForm
+        if gradients.stack.merged:
+            self._form = MergedForm(gradients, first, count)
+        else:
+            self._form = AddedForm(gradients, first, count, keeps=recompute == Recompute.NOTHING)
 
-    def columns(self, x_RI: Tensor) -> Tensor:
-        """The same as (O, R), contiguous: channels before rows."""
-        if self._bias_O is None:
-            return torch.mm(self._weight_OI, x_RI.t())
-        return torch.addmm(self._bias_O[:, None], self._weight_OI, x_RI.t())
+    def rows(self, x_RI: Tensor, plus_RY: Tensor | None = None, times: float = 1.0) -> Tensor:
+        """(R, Y), contiguous: `times` y, and then `plus_RY`."""
+        return self._form.rows(self._by_network(x_RI), plus_RY, times)
 
-    def backward(self, x_RI: Tensor, dy_RO: Tensor, plus_RI: Tensor | None = None) -> Tensor:
-        """The gradient of `x_RI` (R, I), and `plus_RI`. `dy_RO` may be a transposed view."""
-        self.record(x_RI, dy_RO)
-        return dy_RO @ self._weight_OI if plus_RI is None else torch.addmm(plus_RI, dy_RO, self._weight_OI)
+    def columns(self, x_RI: Tensor, samples: int = 1) -> Tensor:
+        """The same as columns, (K · S · O, T)."""
+        return self._form.columns(self._by_network(x_RI), samples)
 
-    def backward_columns(self, x_RI: Tensor, dy_RO: Tensor) -> Tensor:
-        """The gradient of `x_RI` as (I, R), contiguous."""
-        self.record(x_RI, dy_RO)
-        return torch.mm(self._weight_OI.t(), dy_RO.t())
+    def backward(self, x_RI: Tensor, dy: Tensor, plus_RI: Tensor | None = None) -> Tensor:
+        """The gradient of `x_RI` (R, I), and `plus_RI`.
 
-    def record(self, x_RI: Tensor, dy_RO: Tensor) -> None:
+        `dy` is (R, Y), in any memory order, or for `columns` of several samples (K, S, O, T), contiguous.
+        """
+        x_NLI = self._by_network(x_RI)
+        return self._form.backward(x_NLI, self._gradient(dy), plus_RI)
+
+    def backward_columns(self, x_RI: Tensor, dy: Tensor, samples: int = 1) -> Tensor:
+        """The gradient of `x_RI` as columns, (S · I, T)."""
+        return self._form.backward_columns(self._by_network(x_RI), self._gradient(dy), samples)
+
+    def record(self, x_RI: Tensor, dy: Tensor) -> None:
         """Backward where nobody wants the gradient of `x_RI`."""
-        self._gradients.record(self._first, self._count, x_RI, dy_RO)
+        self._form.record(self._by_network(x_RI), self._gradient(dy))
+
+    def _by_network(self, x: Tensor) -> Tensor:
+        """An input as (N, L, I)."""
+        if x.dim() == 2:
+            return x.view(self._networks, -1, x.shape[1])
+        return x if len(x) == self._networks else x.reshape(self._networks, -1, x.shape[2])
+
+    def _gradient(self, dy: Tensor) -> Tensor:
+        """A gradient of outputs as (K, N, L, O)."""
+        if dy.dim() == 2:
+            return dy.view(self._networks, -1, self._count, dy.shape[1] // self._count).permute(2, 0, 1, 3)
+        count, samples, outputs, tokens = dy.shape
+        if samples == self._networks:
+            return dy.mT
+        # The rows of a network beside each other, below those of one channel.
+        dy_KNOBT = dy.view(count, self._networks, -1, outputs, tokens).transpose(2, 3)
+        return dy_KNOBT.reshape(count, self._networks, outputs, -1).mT

@@ -1,221 +1,217 @@
-"""Training a LoRA in the merged form: transformers and text layers as single operations, factors outside of autograd.
+"""The fused form of training: transformers, resnets and text layers as single operations, factors outside of autograd.
 
-A step of a small base at batch 1 is bound by the number of operations. Here a transformer is one node of the graph
-instead of a hundred, and what only the LoRA needs (gradients of weights, then of factors) is done for whole stacks.
+A step of a small base at batch 1 is bound by the number of operations: here a transformer is one node of the graph
+instead of a hundred. A step of a large one is bound by products and memory: here nothing is computed or kept that the
+frozen base does not need. What only the LoRAs need (gradients of weights, then of factors) is done for whole stacks.
 `LoRANetwork` in its added form is the definition; a test compares every gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.clip import TextEncoder
+from lorac.sd.layers import Linear
 from lorac.sd.lora import LoRANetwork
+from lorac.sd.lora_names import Part
 from lorac.sd.unet import UNet
-from lorac.train.fused.convolution import FusedConvolution, FusedUpsample, Patches
+from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
+from lorac.train.fused.frozen import Beside, Frozen, Product
 from lorac.train.fused.gradients import StackGradients
+from lorac.train.fused.joint import JointStack, joint_stacks
 from lorac.train.fused.linear import Adapted
+from lorac.train.fused.operation import Graph
 from lorac.train.fused.resnet import FusedResnet
+from lorac.train.fused.scratch import Scratch
+from lorac.train.fused.stand_ins import (
+    Caption,
+    Convolution,
+    ResnetStandIn,
+    TextLayer,
+    TransformerStandIn,
+    UpsampleStandIn,
+)
 from lorac.train.fused.text import FusedTextLayer
 from lorac.train.fused.transformer import CaptionKeysValues, FusedTransformer
+from lorac.train.switches import Recompute, Switches
 
-
-class Operation(Protocol):
-    """A function of tensors that knows its gradient."""
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, tuple[Any, ...]]: ...
-
-    def backward(self, saved: tuple[Any, ...], gradient: Tensor) -> tuple[Tensor, ...]: ...
-
-
-class _Call(torch.autograd.Function):
-    """An `Operation` in the autograd graph. `anchor` requires gradients, so that backward runs whatever the inputs."""
-
-    @staticmethod
-    def forward(ctx: Any, operation: Operation, anchor: Tensor, *inputs: Tensor) -> Tensor:
-        output: Tensor
-        output, ctx.saved = operation.forward(*inputs)
-        ctx.operation = operation
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, None, *ctx.operation.backward(ctx.saved, *gradients)
+TO_K, TO_V = (f"transformer_blocks.0.attn2.{name}" for name in ("to_k", "to_v"))
 
 
 class Fused:
-    """The fused forms of the trained parts of a model, put in place of its modules.
+    """The fused forms of a model for some LoRAs of the same modules, put in place of its modules.
 
-    Work that the chain of layers does not wait for is given to `helper`, an executor of one thread.
+    A batch holds equally many samples of each LoRA: first those of the first, then those of the second. The U-Net is
+    fused whatever is trained, because the gradient of a caption comes through it; a text encoder that is not trained,
+    if each LoRA has its own part of it. Work that the chain of layers does
+    not wait for is given to `helper`, an executor of one thread.
     """
 
     def __init__(
-        self, unet: UNet, text_encoder: TextEncoder, lora: LoRANetwork, trained: Collection[str], helper: Executor
+        self,
+        unet: UNet,
+        text_encoder: TextEncoder,
+        loras: Sequence[LoRANetwork],
+        trained: Collection[str],
+        helper: Executor,
+        switches: Switches,
     ) -> None:
-        self._lora, self._helper = lora, helper
-        self.patches = Patches()
-        self._anchor = torch.ones(0, requires_grad=True)
-        self._stacks = [StackGradients(stack, self._start) for stack in lora.stacks if stack.part in trained]
-        self._started: dict[StackGradients, Future[tuple[Tensor, Tensor]]] = {}
-        self._places = {
-            target.path: (gradients, index)
-            for gradients in self._stacks
-            for index, target in enumerate(gradients.stack.targets)
-        }
-        if "text_encoder" in trained:
+        self._loras, self._helper, self._switches = list(loras), helper, switches
+        usual = Recompute.NOTHING if loras[0].merged else Recompute.ELEMENTWISE
+        self.recompute = usual if switches.recompute is None else switches.recompute
+        self.scratch, self._graph = Scratch(), Graph()
+        self._started: dict[StackGradients, Future[list[Tensor]]] = {}
+        self._stacks: list[StackGradients] = []
+        self._places: dict[tuple[Part, str], tuple[StackGradients | Untrained, int]] = {}
+        for stack in joint_stacks(loras):
+            gradients: StackGradients | Untrained = Untrained(stack)
+            if stack.part in trained:
+                gradients = StackGradients(stack, self._start)
+                self._stacks.append(gradients)
+            for index, target in enumerate(stack.targets):
+                self._places[stack.part, target.path] = (gradients, index)
+        if "text_encoder" in trained or (len(loras) > 1 and any(part == "text_encoder" for part, _ in self._places)):
             self._fuse_text_encoder(text_encoder)
-        if "unet" in trained:
-            self._fuse_unet(unet)
-
-    def call(self, operation: Any, *inputs: Tensor) -> Tensor:
-        output: Tensor = _Call.apply(operation, self._anchor, *inputs)  # type: ignore[no-untyped-call]
-        return output
+        self._fuse_unet(unet)
 
     def start(self, accumulating: bool) -> None:
         """Before forward: whether the next gradients are added to those that the factors have."""
         for gradients in self._stacks:
             gradients.accumulating = accumulating
 
-    def finish(self) -> Tensor:
-        """After backward: set the gradients of all factors; returns the norm of all of them."""
+    def finish(self) -> list[Tensor]:
+        """After backward: set the gradients of all factors; returns for each LoRA the norm of all of them."""
         for gradients in self._stacks:
             if gradients not in self._started:
                 self._start(gradients)
-        norms: dict[StackGradients, tuple[Tensor, Tensor]] = {}
+        norms: dict[StackGradients, list[Tensor]] = {}
         for gradients, started in reversed(self._started.items()):
             # What the helper has not begun is done here, from the end of its queue.
             norms[gradients] = gradients.finish() if started.cancel() else started.result()
         self._started.clear()
-        total: Tensor = torch.linalg.vector_norm(torch.stack([n for stack in self._stacks for n in norms[stack]]))
-        return total
+        of_members = zip(*(norms[gradients] for gradients in self._stacks), strict=True)
+        return [torch.linalg.vector_norm(torch.cat(of_stacks)) for of_stacks in of_members]
 
-    def merge(self, part: str) -> None:
-        """Put the current factors of a part into its layers."""
-        for stack in self._lora.stacks:
+    def forget(self) -> None:
+        """After a pass that was not finished: let go of what backward recorded."""
+        for started in self._started.values():
+            if not started.cancel():
+                started.exception()
+        self._started.clear()
+        for gradients in self._stacks:
+            gradients.forget()
+
+    def merge(self, part: str, member: int = 0) -> None:
+        """Put the current factors of one LoRA's part into its layers."""
+        for stack in self._loras[member].stacks:
             if stack.part == part:
                 stack.merge()
 
     def _start(self, gradients: StackGradients) -> None:
         self._started[gradients] = self._helper.submit(gradients.finish)
 
-    def _below(self, path: str) -> Callable[[str, int], Adapted]:
-        """How the module at `path` finds its adapted layers."""
-
-        def adapted(name: str, count: int) -> Adapted:
-            gradients, first = self._places[f"{path}.{name}"]
-            return Adapted(gradients, first, count)
-
-        return adapted
-
     def _fuse_text_encoder(self, text_encoder: TextEncoder) -> None:
         layers = text_encoder.text_model.encoder.layers
         for i, layer in enumerate(layers):
-            operation = FusedTextLayer(layer, text_encoder.config.heads, self._below(f"text_model.encoder.layers.{i}"))
-            layers[i] = _TextLayer(self, operation)
+            find = self._below("text_encoder", text_encoder, f"text_model.encoder.layers.{i}")
+            layers[i] = TextLayer(self._graph, FusedTextLayer(layer, text_encoder.config.heads, find, self.recompute))
 
     def _fuse_unet(self, unet: UNet) -> None:
-        blocks: dict[str, Any] = {f"down_blocks.{i}": block for i, block in enumerate(unet.down_blocks)}
-        blocks |= {"mid_block": unet.mid_block}
-        blocks |= {f"up_blocks.{i}": block for i, block in enumerate(unet.up_blocks)}
-        unet.conv_out = _Convolution(self, unet.conv_out)  # type: ignore[assignment]
-        captions: dict[StackGradients, _Caption] = {}
-        for name, block in blocks.items():
+        graph, more = self._graph, (self.scratch, self._switches)
+        # All layers are found before the first stand-in hides some.
+        transformers = {path: self._transformer(unet, path) for path in _transformers(unet)}
+        captions = self._captions(unet, list(transformers))
+        unet.conv_out = Convolution(graph, FusedConvolution(unet.conv_out, *more))  # type: ignore[assignment]
+        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
             for i, resnet in enumerate(block.resnets):
-                block.resnets[i] = _Resnet(self, resnet)
+                operation = FusedResnet(resnet, *more, self.recompute)
+                block.resnets[i] = ResnetStandIn(graph, operation, resnet.time_emb_proj)
             for downsample in getattr(block, "downsamplers", ()):
-                downsample.conv = _Convolution(self, downsample.conv)
+                downsample.conv = Convolution(graph, FusedConvolution(downsample.conv, *more))
             for j, upsample in enumerate(getattr(block, "upsamplers", ())):
-                block.upsamplers[j] = _Upsample(self, upsample)
-            for i, transformer in enumerate(block.attentions):
-                path = f"{name}.attentions.{i}"
-                if f"{path}.proj_in" not in self._places:
-                    continue  # a block that the recipe leaves out stays as it is
-                gradients, index = self._places[f"{path}.transformer_blocks.0.attn2.to_k"]
-                caption = captions.setdefault(gradients, _Caption(self, gradients))
-                operation = FusedTransformer(transformer, self._below(path))
-                block.attentions[i] = _Transformer(self, operation, caption, index // 2)
+                block.upsamplers[j] = UpsampleStandIn(graph, FusedUpsample(upsample.conv, *more), upsample)
+        for path, transformer in transformers.items():
+            unet.set_submodule(path, TransformerStandIn(graph, transformer, *captions[path]))
+
+    def _transformer(self, unet: UNet, path: str) -> FusedTransformer:
+        module: Any = unet.get_submodule(path)
+        return FusedTransformer(module, self._below("unet", unet, path), self.recompute)
+
+    def _captions(self, unet: UNet, paths: list[str]) -> dict[str, tuple[Caption, int]]:
+        """Where each transformer finds its keys and values: with those of all others of a stack, or alone."""
+        found: dict[str, tuple[Caption, int]] = {}
+        groups: dict[object, list[str]] = {}
+        for path in paths:
+            place = self._places.get(("unet", f"{path}.{TO_K}"))
+            groups.setdefault(place[0] if place and self._switches.joined else path, []).append(path)
+        for group in groups.values():
+            names = [f"{path}.{name}" for path in group for name in (TO_K, TO_V)]
+            layer = self._layer("unet", unet, names)
+            caption = Caption(self._graph, CaptionKeysValues(layer), [2 * _width(unet, path) for path in group])
+            unet.register_forward_hook(caption.forget, always_call=True)
+            found |= {path: (caption, number) for number, path in enumerate(group)}
+        return found
+
+    def _below(self, part: Part, model: UNet | TextEncoder, path: str) -> Callable[[str, int], Any]:
+        """How the module at `path` finds its layers: `count` neighbours from `name` on."""
+
+        def find(name: str, count: int) -> Product:
+            place = f"{path}.{name}"
+            parent, _, last = place.rpartition(".")
+            names = [f"{parent}.{other}" for other in _NEIGHBOURS[last][:count]] if count > 1 else [place]
+            return self._layer(part, model, names)
+
+        return find
+
+    def _layer(self, part: Part, model: UNet | TextEncoder, names: list[str]) -> Product:
+        """Modules that share their input, as one layer."""
+        if len(names) > 1 and not (self._switches.joined and self._are_neighbours(part, names)):
+            return Beside([self._layer(part, model, [name]) for name in names])
+        if (part, names[0]) not in self._places:
+            layer: Any = model.get_submodule(names[0])
+            assert isinstance(layer, Linear)
+            return Frozen(layer)
+        gradients, first = self._places[part, names[0]]
+        adapted = Adapted(gradients, first, len(names), self.recompute)  # type: ignore[arg-type]
+        adapted.records = isinstance(gradients, StackGradients)
+        return adapted
+
+    def _are_neighbours(self, part: Part, names: list[str]) -> bool:
+        """Whether modules lie one after the other in one stack."""
+        places = [self._places.get((part, name)) for name in names]
+        gradients, first = places[0] or (None, 0)
+        return all(place == (gradients, first + i) for i, place in enumerate(places))
 
 
-class _TextLayer(nn.Module):
-    """Stands in for a layer of transformers' CLIP."""
+class Untrained:
+    """Stands in for the gradients of a stack that is not trained."""
 
-    def __init__(self, fused: Fused, operation: FusedTextLayer) -> None:
-        super().__init__()
-        self._fused, self._operation = fused, operation
+    def __init__(self, stack: JointStack) -> None:
+        self.stack = stack
 
-    def forward(self, x_BLC: Tensor, *_: Any, **__: Any) -> Tensor:
-        return self._fused.call(self._operation, x_BLC)
-
-
-class _Caption:
-    """Keys and values of a level, computed once for each caption tensor."""
-
-    def __init__(self, fused: Fused, gradients: StackGradients) -> None:
-        self._fused, self._operation = fused, CaptionKeysValues(gradients)
-        modules, channels, _ = gradients.stack.merged_MOI.shape
-        self._sizes = [2 * channels] * (modules // 2)
-        self._context: Tensor | None = None
-        self._parts: tuple[Tensor, ...] = ()
-
-    def keys_values(self, ctx_BSD: Tensor, number: int) -> Tensor:
-        """Those of the level's transformer `number`."""
-        if ctx_BSD is not self._context:
-            self._context = ctx_BSD
-            self._parts = self._fused.call(self._operation, ctx_BSD).split_with_sizes(self._sizes)
-        return self._parts[number]
+    def record(self, *_: object) -> None:
+        """Nothing learns from it."""
 
 
-class _Transformer(nn.Module):
-    """Stands in for a transformer of the U-Net."""
-
-    def __init__(self, fused: Fused, operation: FusedTransformer, caption: _Caption, number: int) -> None:
-        super().__init__()
-        self._fused, self._operation, self._caption, self._number = fused, operation, caption, number
-
-    def forward(self, x_BCHW: Tensor, ctx_BSD: Tensor) -> Tensor:
-        return self._fused.call(self._operation, x_BCHW, self._caption.keys_values(ctx_BSD, self._number))
+_NEIGHBOURS = {"to_q": ("to_q", "to_k", "to_v"), "k_proj": ("k_proj", "v_proj", "q_proj")}
+"""Layers that share their input, in the order of kohya's modules, from the first of them on."""
 
 
-class _Resnet(nn.Module):
-    """Stands in for a resnet of the U-Net, whose projection of the time it keeps."""
-
-    def __init__(self, fused: Fused, resnet: Resnet) -> None:
-        super().__init__()
-        self.time_emb_proj = resnet.time_emb_proj
-        self._fused, self._operation = fused, FusedResnet(resnet, fused.patches)
-
-    def forward(self, x_BCHW: Tensor, t_BC11: Tensor) -> Tensor:
-        return self._fused.call(self._operation, x_BCHW, t_BC11)
+def _transformers(unet: UNet) -> Iterator[str]:
+    """Paths, in the order of the modules."""
+    blocks: list[tuple[str, Any]] = [(f"down_blocks.{i}", block) for i, block in enumerate(unet.down_blocks)]
+    blocks += [("mid_block", unet.mid_block)]
+    blocks += [(f"up_blocks.{i}", block) for i, block in enumerate(unet.up_blocks)]
+    for name, block in blocks:
+        yield from (f"{name}.attentions.{i}" for i in range(len(block.attentions)))
 
 
-class _Convolution(nn.Module):
-    """Stands in for a 3×3 convolution."""
-
-    def __init__(self, fused: Fused, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self._fused, self._operation = fused, FusedConvolution(convolution, fused.patches)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self._fused.call(self._operation, x_BCHW)
-
-
-class _Upsample(nn.Module):
-    """Stands in for an enlargement; where a skip connection is odd, that very module."""
-
-    def __init__(self, fused: Fused, upsample: Upsample) -> None:
-        super().__init__()
-        self._fused, self._upsample = fused, upsample
-        self._operation = FusedUpsample(upsample.conv, fused.patches)
-
-    def forward(self, x_BCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
-        height, width = x_BCHW.shape[2:]
-        if tuple(size_HW) != (2 * height, 2 * width):
-            enlarged: Tensor = self._upsample(x_BCHW, size_HW)
-            return enlarged
-        return self._fused.call(self._operation, x_BCHW)
+def _width(unet: UNet, path: str) -> int:
+    """Channels of a transformer's keys."""
+    layer: Any = unet.get_submodule(f"{path}.{TO_K}")
+    return len(layer.weight)

@@ -8,52 +8,89 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorac.sd.blocks import Resnet
-from lorac.train.fused.convolution import Kernel, Patches, from_rows, to_rows
-from lorac.train.fused.norms import group_norm, group_norm_backward
+from lorac.train.fused.convolution import Kernel, from_rows, to_rows
+from lorac.train.fused.norms import Stats, group_norm, group_norm_backward
+from lorac.train.fused.scratch import Scratch
+from lorac.train.switches import Recompute, Switches
 
 
 class FusedResnet:
-    """`lorac.sd.blocks.Resnet` with a time input, and the gradient of its input."""
+    """`lorac.sd.blocks.Resnet` with a time input, and the gradient of its other input.
 
-    def __init__(self, module: Resnet, patches: Patches) -> None:
-        self.patches = patches
-        self.norm1, self.norm2 = module.norm1, module.norm2
-        self.conv1, self.conv2 = Kernel(module.conv1), Kernel(module.conv2)
-        self.bias_O = self.conv2.bias_O
+    Kept for backward: the input; what the first convolution gave, unless whole blocks are computed again; what the
+    norms gave, unless they are.
+    """
+
+    def __init__(
+        self,
+        module: Resnet,
+        scratch: Scratch,
+        switches: Switches,
+        recompute: Recompute = Recompute.NOTHING,
+    ) -> None:
+        self.norm1, self.norm2, self.recompute = module.norm1, module.norm2, recompute
+        self.conv1, self.conv2 = Kernel(module.conv1, scratch, switches), Kernel(module.conv2, scratch, switches)
         self.shortcut_OC: Tensor | None = None
         if module.conv_shortcut is not None:
             assert module.conv_shortcut.bias is not None
             self.shortcut_OC = module.conv_shortcut.weight.detach().flatten(1)
-            self.bias_O = self.bias_O + module.conv_shortcut.bias.detach()
+            self.conv2.bias_O = self.conv2.bias_O + module.conv_shortcut.bias.detach()
 
     def forward(self, x_BCHW: Tensor, t_BO11: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """(output with channels last, what backward needs)."""
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         n1_BCHW, stats1 = group_norm(self.norm1, x_BCHW)
-        h_RO = torch.mm(self.patches.of_silu(n1_BCHW), self.conv1.forward_KO)
-        h_BOHW = from_rows(h_RO, x_BCHW).add_(t_BO11 + self.conv1.bias_O[:, None, None])
+        h_BOHW = self.conv1.forward(n1_BCHW, t_BO11, silu=True)
+        if self.recompute:
+            del n1_BCHW
         n2_BOHW, stats2 = group_norm(self.norm2, h_BOHW)
-        x_RC = to_rows(x_BCHW)
-        if self.shortcut_OC is None:
-            y_RO = torch.addmm(self.bias_O, self.patches.of_silu(n2_BOHW), self.conv2.forward_KO).add_(x_RC)
-        else:
-            straight_RO = torch.addmm(self.bias_O, x_RC, self.shortcut_OC.t())
-            y_RO = straight_RO.addmm_(self.patches.of_silu(n2_BOHW), self.conv2.forward_KO)
-        return from_rows(y_RO, x_BCHW), (x_BCHW, n1_BCHW, stats1, h_BOHW, n2_BOHW, stats2)
+        straight_BOHW = x_BCHW
+        if self.shortcut_OC is not None:
+            straight_BOHW = from_rows(torch.mm(to_rows(x_BCHW), self.shortcut_OC.t()), x_BCHW)
+        y_BOHW = self.conv2.forward(n2_BOHW, straight_BOHW, silu=True)
+        if self.recompute >= Recompute.BLOCK:
+            return y_BOHW, (x_BCHW, t_BO11)
+        if self.recompute >= Recompute.ELEMENTWISE:
+            return y_BOHW, (x_BCHW, stats1, h_BOHW, stats2)
+        return y_BOHW, (x_BCHW, stats1, h_BOHW, stats2, n1_BCHW, n2_BOHW)
 
-    def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor) -> tuple[Tensor, None]:
+    def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None, None]:
         """The gradient of `x_BCHW`; the time input has none."""
-        x_BCHW, n1_BCHW, stats1, h_BOHW, n2_BOHW, stats2 = saved
-        dy_BOHW = dy_BOHW.contiguous(memory_format=torch.channels_last)
-        d_BOHW = from_rows(self.patches.of(dy_BOHW) @ self.conv2.backward_KC, x_BCHW)
-        d_BOHW = torch.ops.aten.silu_backward(d_BOHW, n2_BOHW)
-        d_BOHW = group_norm_backward(self.norm2, d_BOHW, h_BOHW, stats2)
-        d_BCHW = from_rows(self.patches.of(d_BOHW) @ self.conv1.backward_KC, x_BCHW)
-        d_BCHW = torch.ops.aten.silu_backward(d_BCHW, n1_BCHW)
-        dx_BCHW = group_norm_backward(self.norm1, d_BCHW, x_BCHW, stats1)
+        if not needs[0]:
+            return None, None
+        x_BCHW, stats1, h_BOHW, stats2, n1_BCHW, n2_BOHW = self._complete(saved)
+        d_BOHW = self.conv2.backward(dy_BOHW, h_BOHW.shape)
+        d_BOHW = _backward_through_norm(self.norm2, d_BOHW, n2_BOHW, h_BOHW, stats2)
+        del h_BOHW, n2_BOHW
+        d_BCHW = self.conv1.backward(d_BOHW, x_BCHW.shape)
+        del d_BOHW
+        dx_BCHW = _backward_through_norm(self.norm1, d_BCHW, n1_BCHW, x_BCHW, stats1)
         if self.shortcut_OC is None:
             return dx_BCHW.add_(dy_BOHW), None
-        return from_rows(torch.addmm(to_rows(dx_BCHW), to_rows(dy_BOHW), self.shortcut_OC), x_BCHW), None
+        return from_rows(to_rows(dx_BCHW).addmm_(to_rows(dy_BOHW), self.shortcut_OC), x_BCHW), None
+
+    def _complete(self, saved: tuple[Any, ...]) -> tuple[Any, ...]:
+        """`saved` as `Recompute.NOTHING` has it, but for what `_backward_through_norm` makes for itself."""
+        if self.recompute >= Recompute.BLOCK:
+            x_BCHW, t_BO11 = saved
+            n1_BCHW, stats1 = group_norm(self.norm1, x_BCHW)
+            h_BOHW = self.conv1.forward(n1_BCHW, t_BO11, silu=True)
+            del n1_BCHW
+            n2_BOHW, stats2 = group_norm(self.norm2, h_BOHW)
+            return x_BCHW, stats1, h_BOHW, stats2, None, n2_BOHW
+        return saved if self.recompute == Recompute.NOTHING else (*saved, None, None)
+
+
+def _backward_through_norm(
+    norm: nn.GroupNorm, d_BCHW: Tensor, normed_BCHW: Tensor | None, x_BCHW: Tensor, stats: Stats
+) -> Tensor:
+    """The gradient of `x_BCHW` from that of `silu(norm(x_BCHW))`, which is overwritten; `normed_BCHW` is
+    computed where it was not kept."""
+    if normed_BCHW is None:
+        normed_BCHW, _ = group_norm(norm, x_BCHW)
+    torch.ops.aten.silu_backward.grad_input(d_BCHW, normed_BCHW, grad_input=d_BCHW)
+    del normed_BCHW
+    return group_norm_backward(norm, d_BCHW, x_BCHW, stats)

@@ -1,0 +1,87 @@
+"""What each optimisation brings: the step with everything on against the step with one thing off.
+
+    python -m benchmarks.ablation --size full --px 256 [--rounds 3] [--only winograd]
+
+The things are those of `lorac/train/switches.py`. Each pair runs in one process, in turns. `keep_memory` is the
+exception: it tells the C library of a whole process what to do, so each side has processes of its own.
+`python -m benchmarks.tables` makes the table in benchmarks/README.md of the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from benchmarks.common import Series, alone, alternate, keep, pin, processes, table, times
+from benchmarks.models import SIZES, Models, draw
+from benchmarks.ours import LoracStep
+from lorac.train.switches import Switches
+
+THINGS = {
+    "full": ("fused", "joined", "winograd", "beside", "keep_memory", "text_states"),
+    "mini": ("fused", "joined", "winograd", "beside", "keep_memory", "tape"),
+}
+"""What can matter at a size."""
+APART = "keep_memory"
+APART_STEPS = {"full": 2, "mini": 30}
+ON = "all on"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="mini")
+    parser.add_argument("--px", type=int)
+    parser.add_argument("--rounds", type=int, help="by default 10 (mini) or 2 (full)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", help="one switch")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    size = SIZES[options.size]
+    options.px = options.px or size.px
+    options.rounds = options.rounds or {"full": 2, "mini": 10}[size.name]
+    torch.set_num_threads(options.threads)
+    if options.child:
+        step = LoracStep(draw(size), options.px, 1, switches=switched(options.child))
+        print(json.dumps(alone(step, APART_STEPS[options.size])))
+        return
+    pin(options.threads)
+    models = draw(size)
+    for name in THINGS[options.size] if options.only is None else (options.only,):
+        series = apart(name, options) if name == APART else together(name, models, options)
+        ratio = times(series, name, ON)
+        rows = [[ON, f"{series[ON].median * 1e3:.0f}"], [f"without {name}", f"{series[name].median * 1e3:.0f}"]]
+        print(table([f"{options.size}, {options.px} px", "median ms"], rows), flush=True)
+        facts = {"ratio": round(ratio, 3), "seconds": {key: s.facts() for key, s in series.items()}}
+        keep("ablation", f"{options.size}-{options.px}-{name}", facts, ["torch"])
+
+
+def switched(name: str) -> Switches:
+    """Everything on, but for `name`."""
+    off: dict[str, Any] = {} if name == ON else {name: False}
+    return replace(Switches(), **off)
+
+
+def steps_of(size: str) -> int:
+    """Steps in a turn."""
+    return {"full": 1, "mini": 4}[size]
+
+
+def together(name: str, models: Models, options: argparse.Namespace) -> dict[str, Series]:
+    """Both in this process, in turns."""
+    pair = {key: LoracStep(models.again(), options.px, 1, switches=switched(key)) for key in (ON, name)}
+    return alternate(pair, options.rounds, steps_of(options.size))
+
+
+def apart(name: str, options: argparse.Namespace) -> dict[str, Series]:
+    """Each in processes of its own, in turns."""
+    arguments = ["--size", options.size, "--px", str(options.px), "--threads", str(options.threads)]
+    return processes({key: ["ablation", "--child", key, *arguments] for key in (ON, name)}, 2)[0]
+
+
+if __name__ == "__main__":
+    main()

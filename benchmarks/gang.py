@@ -1,0 +1,73 @@
+"""LoRAs trained together against the same LoRAs one after another, in LoRA-steps per second.
+
+    python -m benchmarks.gang --size mini --count 5
+    python -m benchmarks.gang --size full --px 128 --count 5
+
+One trainer of `count` LoRAs and one trainer of a single LoRA, of the same random weights, in turns, batch 1 for each
+LoRA; at SD1.5's size each in processes of its own, as both together want 20 GB. One after another takes `count` steps
+of the single one, so the ratio is `count` times the time of its step over that of a step of the gang: the median over
+rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+
+from benchmarks.common import alone, alternate, keep, pin, processes, table, times
+from benchmarks.models import SIZES, draw
+from benchmarks.ours import LoracStep
+
+GANG, ALONE = "together", "alone"
+STEPS = 2
+"""Measured steps of a process of its own."""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="mini")
+    parser.add_argument("--px", type=int)
+    parser.add_argument("--count", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="by default 10 (mini) or 3 (full)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--child", choices=[GANG, ALONE], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    pin(options.threads)
+    torch.set_num_threads(options.threads)
+    size, count = SIZES[options.size], options.count
+    px = options.px or size.px
+    if options.child:
+        step = LoracStep(draw(size, options.device), px, 1, count if options.child == GANG else 1)
+        print(json.dumps(alone(step, STEPS, options.device)))
+        return
+    if size.name == "full":
+        given = ["--size", size.name, "--px", px, "--count", count, "--threads", options.threads]
+        arguments = [str(part) for part in [*given, "--device", options.device]]
+        commands = {name: ["gang", "--child", name, *arguments] for name in (GANG, ALONE)}
+        series, peaks = processes(commands, options.rounds or 3)
+    else:
+        models = draw(size, options.device)
+        contestants = {ALONE: LoracStep(models.again(), px, 1), GANG: LoracStep(models, px, 1, count)}
+        series, peaks = alternate(contestants, options.rounds or 10, steps=4), {}
+    ratio = count * times(series, ALONE, GANG)
+    rows = [[f"{count} LoRAs together", f"{series[GANG].median * 1e3:.0f}", f"{count / series[GANG].median:.2f}"]]
+    rows += [["one after another", f"{series[ALONE].median * 1e3:.0f}", f"{1 / series[ALONE].median:.2f}"]]
+    print(table([f"{size.name}, {px} px", "median ms a step", "LoRA-steps/s"], rows))
+    print(f"together they make {ratio:.2f} times the steps")
+    facts = {
+        "ratio": round(ratio, 3),
+        "count": count,
+        "threads": options.threads,
+        "peak_bytes": peaks,
+        "seconds": {name: s.facts() for name, s in series.items()},
+    }
+    device = "-cuda" if options.device == "cuda" else ""
+    keep("gang", f"{size.name}-{px}-n{count}{device}", facts, ["torch"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# All GPU tests and GPU benchmarks in one call, in under nine minutes, on a machine with one NVIDIA card.
+#
+#     bash benchmarks/gpu.sh [OUT]          PYTHON=python3.12 by default python3
+#
+# It installs nothing and reaches for nothing outside: torch, and for the comparison diffusers and peft, must be there
+# (PYTHONPATH will do). Each part has a time limit and may fail without stopping the next. Writes gpu.json into OUT, by
+# default benchmarks/results: the device, versions, and of each part its exit code, seconds and last lines. The
+# figures go to the usual files there, under cases that end in "-cuda". The exit code is 1 if a part failed.
+# Without a card it says so, writes gpu.json all the same, and ends with 0.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+exec "${PYTHON:-python3}" -m benchmarks.gpu "$@"

@@ -1,0 +1,147 @@
+"""The training of one LoRA as the kind `train` sees it: link after link of a chain, each with its own work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorac.engine.protocol import Made, Work
+from lorac.train.slices import decode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorac.sd.clip import TextEncoder
+    from lorac.sd.device import Device
+    from lorac.sd.unet import UNet
+    from lorac.train.loop import Leg
+    from lorac.train.objective import Pictures
+    from lorac.train.step import Member, Trainer
+
+SNAPSHOT = "snapshot"
+SNAPSHOT_SECONDS = 30.0
+"""How much training a crash may cost."""
+_LORA = "lora_"
+
+
+class Run:
+    """What a LoRA has from its first link to its last. Raises InputError for settings that cannot be used."""
+
+    member: Member
+
+    def __init__(self, work: Work, pictures: Pictures) -> None:
+        from lorac.train.library import check
+        from lorac.train.optimiser import Optimisation
+
+        self.settings = Optimisation.of(work.params["network"], work.params["train"])
+        if self.settings.optimizer != "adamw":
+            check(self.settings)
+        self.pictures = pictures
+        self.begin(work)
+
+    def begin(self, work: Work) -> None:
+        """The next link."""
+        self.work, (self._item,) = work, work.items
+        self.slice = decode(work.read(self._item.inputs["slice"]))
+        self._leg: Leg | None = None
+        self.state = self._state_before()
+        self._found = int(self.state["step"]) - self.slice.first_step if self.state else 0
+        self._started = time.perf_counter()
+
+    def recruit(self, unet: UNet, text: TextEncoder) -> None:
+        """Make the member: its network, on models that no trainer has changed yet."""
+        from lorac.kinds.start import load_start
+        from lorac.sd.lora import LoRANetwork, NetworkSettings
+        from lorac.train.objective import Objective
+        from lorac.train.step import Member
+
+        params = self.work.params
+        network, train = params["network"], params["train"]
+        lora = LoRANetwork(unet, text, NetworkSettings.of(network, train), params["targets"], train["seed"])
+        if "start" in self.work.shared:
+            load_start(lora, self.work.open(self.work.shared["start"]))
+        objective = Objective.of(params["loss"], params["prediction"])
+        self.member = Member(
+            lora, trained=params["targets"], settings=self.settings, objective=objective, seed=train["seed"]
+        )
+
+    def leg(self) -> Leg:
+        """What is left of the link, for a member that is in a trainer."""
+        from lorac.sd.safetensors import write
+        from lorac.train.loop import Leg
+
+        state, self.state = self.state, None
+        leg = self._leg = Leg(
+            self.member,
+            self.slice,
+            self.pictures,
+            state=state,
+            progress=self._report,
+            snapshot=lambda state: self.work.keep(SNAPSHOT, lambda path: write(path, state, {})),
+            snapshot_seconds=SNAPSHOT_SECONDS,
+        )
+        return leg
+
+    def pause(self) -> None:
+        """Remember where the leg is, if there is one: the next goes on from there."""
+        if self._leg is not None:
+            self.state, self._leg = self._leg.state(), None
+
+    def end(self, device: Device) -> Made:
+        """What the link has made. `lora` and `moments` are two files, so that the moments, two thirds of the state, can
+        be dropped alone."""
+        import torch
+
+        from lorac.sd.safetensors import write
+
+        assert self._leg is not None
+        state, losses = self._leg.end()
+        steps, seconds = self._leg.done - self._found, time.perf_counter() - self._started
+        self.work.measure({"steps": steps, "seconds": seconds, "peak_bytes": device.peak_bytes()})
+        self.work.scratch.mkdir(parents=True, exist_ok=True)
+        outputs: dict[str, bytes | Path] = {n: self.work.scratch / f"{n}.safetensors" for n in ("lora", "moments")}
+        parts: dict[str, dict[str, Tensor]] = {"lora": {}, "moments": {}}
+        for name, tensor in state.items():
+            if name != "losses":
+                parts["lora" if name.startswith(_LORA) else "moments"][name] = tensor
+        for name, tensors in parts.items():
+            write(self.work.scratch / f"{name}.safetensors", tensors, {})
+        return Made(self._item.index, {**outputs, "losses": torch.tensor(losses).float().numpy().tobytes()})
+
+    def _report(self, done: int, loss: float) -> None:
+        total = max(self.slice.first_step + len(self.slice), self.work.total * len(self.slice))
+        # All slices but the last are as long as the first.
+        self.work.progress(self.slice.first_step + done, total, f"steps, loss {loss:.4f}")
+
+    def _state_before(self) -> dict[str, Tensor] | None:
+        """A snapshot of this link if there is one, else the end of the link before it; None at the start of the run."""
+        from lorac.sd.safetensors import tensors_of
+
+        snapshot = self.work.kept(SNAPSHOT)
+        if snapshot is not None:
+            return tensors_of(snapshot)
+        if "previous.lora" not in self._item.inputs:
+            return None
+        lora, moments = (self.work.open(self._item.inputs[f"previous.{name}"]) for name in ("lora", "moments"))
+        return {**tensors_of(lora), **tensors_of(moments)}
+
+
+def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder) -> Trainer:
+    """One for the members of all runs, whose networks are on these models."""
+    from lorac.kinds.memory import planned
+    from lorac.train.step import Trainer
+    from lorac.train.switches import Switches
+
+    plan = planned(runs, unet, text)
+    return Trainer(
+        unet,
+        text,
+        [run.member for run in runs],
+        clip_skip=runs[0].work.params["clip_skip"],
+        max_token_length=runs[0].slice.max_token_length,
+        switches=Switches(recompute=plan.recompute if plan else None),
+        split=plan.split if plan else 1,
+        warn=runs[0].work.warn,
+    )

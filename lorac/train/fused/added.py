@@ -1,0 +1,123 @@
+"""The added form of `linear.Adapted`: `y = x Wᵀ + s · (x downᵀ) upᵀ + b`, one frozen weight for all networks.
+
+The frozen product runs over the rows of all networks at once. Those of the factors are batched: neighbouring modules of
+one network, or one module of all networks; up factors add into the frozen product's result where it lies.
+
+Shape suffixes: see `linear`; M = K · R rows of the down factors, R rank.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lorac.sd.layers import Layer
+from lorac.train.fused.gradients import StackGradients
+from lorac.train.fused.products import apart, batches, beside
+
+
+class AddedForm:
+    """Modules of a stack from `first` on."""
+
+    def __init__(self, gradients: StackGradients, first: int, count: int, keeps: bool) -> None:
+        stack = gradients.stack
+        layers = stack.layers[first : first + count]
+        self._weight_YI = _joined(layers)
+        biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+        self._bias_Y = torch.cat(biases).detach() if biases else None
+        self._stack, self._gradients, self._first, self._count = stack, gradients, first, count
+        self._down_NMI = stack.read_down_NMRI[:, first : first + count].flatten(1, 2)
+        self._up_KNOR = stack.read_up_NMOR[:, first : first + count].transpose(0, 1)
+        self._batches = batches(count, len(stack))
+        self._keeps = keeps
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def rows(self, x_NLI: Tensor, plus_RY: Tensor | None, times: float) -> Tensor:
+        x_RI, weight_IY = x_NLI.reshape(-1, x_NLI.shape[2]), self._weight_YI.t()
+        if plus_RY is not None:
+            y_RY = torch.addmm(plus_RY, x_RI, weight_IY, alpha=times)
+            y_RY = y_RY if self._bias_Y is None else y_RY.add_(self._bias_Y, alpha=times)
+        elif self._bias_Y is not None:
+            y_RY = torch.addmm(self._bias_Y, x_RI, weight_IY, beta=times, alpha=times)
+        else:
+            y_RY = x_RI.mul(times) @ weight_IY if times != 1.0 else x_RI @ weight_IY
+        self._add_up(y_RY.view(*x_NLI.shape[:2], self._count, -1).permute(2, 0, 1, 3), self._middle(x_NLI), times)
+        return y_RY
+
+    def columns(self, x_NLI: Tensor, samples: int) -> Tensor:
+        networks, rows, inputs = x_NLI.shape
+        x_IR = x_NLI.reshape(-1, inputs).t()
+        if self._bias_Y is None:
+            y_YR = torch.mm(self._weight_YI, x_IR)
+        else:
+            y_YR = torch.addmm(self._bias_Y[:, None], self._weight_YI, x_IR)
+        y_KNOL = y_YR.view(self._count, -1, networks, rows).transpose(1, 2).contiguous()
+        self._add_up(y_KNOL.mT, self._middle(x_NLI))
+        return apart(y_KNOL, samples)
+
+    def backward(self, x_NLI: Tensor, dy_KNLO: Tensor, plus_RI: Tensor | None) -> Tensor:
+        dy_RY = beside(dy_KNLO).flatten(0, 1)
+        dx_RI = dy_RY @ self._weight_YI if plus_RI is None else torch.addmm(plus_RI, dy_RY, self._weight_YI)
+        dmiddle_NLM = self.record(x_NLI, dy_KNLO)
+        dx_RI.view(x_NLI.shape).baddbmm_(dmiddle_NLM, self._down_NMI)
+        return dx_RI
+
+    def backward_columns(self, x_NLI: Tensor, dy_KNLO: Tensor, samples: int) -> Tensor:
+        dy_RY = beside(dy_KNLO).flatten(0, 1)
+        dx_IR = torch.mm(self._weight_YI.t(), dy_RY.t())
+        dx_NIL = dx_IR.view(-1, *x_NLI.shape[:2]).transpose(0, 1).contiguous()
+        dx_NIL.baddbmm_(self._down_NMI.mT, self.record(x_NLI, dy_KNLO).mT)
+        return apart(dx_NIL[None], samples)
+
+    def record(self, x_NLI: Tensor, dy_KNLO: Tensor) -> Tensor:
+        """s · dy up (N, L, M), from which the gradient of x follows."""
+        networks, rows, _ = x_NLI.shape
+        dmiddle_NLKR = x_NLI.new_empty(networks, rows, self._count, self._up_KNOR.shape[3])
+        dmiddle_KNLR = dmiddle_NLKR.permute(2, 0, 1, 3)
+        for at in self._batches:
+            torch.bmm(dy_KNLO[at], self._up_KNOR[at], out=dmiddle_KNLR[at])
+        dmiddle_NLM = self._scaled(dmiddle_NLKR.flatten(2))
+        middle_KNLR = self._by_module(self._middle(x_NLI))
+        self._gradients.record(self._first, x_NLI, dy_KNLO, (middle_KNLR, dmiddle_KNLR))
+        self._kept = None
+        return dmiddle_NLM
+
+    def _middle(self, x_NLI: Tensor) -> Tensor:
+        """s · x downᵀ (N, L, M)."""
+        if self._kept and _same(self._kept[0], x_NLI):
+            return self._kept[1]
+        middle_NLM = self._scaled(torch.bmm(x_NLI, self._down_NMI.mT))
+        self._kept = (x_NLI, middle_NLM) if self._keeps else None
+        return middle_NLM
+
+    def _scaled(self, x_NLM: Tensor) -> Tensor:
+        """`x_NLM`, multiplied in place by the scale of each network."""
+        scales = self._stack.scales
+        if len(set(scales)) > 1:
+            return x_NLM.mul_(x_NLM.new_tensor(scales)[:, None, None])
+        return x_NLM if scales[0] == 1.0 else x_NLM.mul_(scales[0])
+
+    def _by_module(self, middle_NLM: Tensor) -> Tensor:
+        return middle_NLM.view(*middle_NLM.shape[:2], self._count, -1).permute(2, 0, 1, 3)
+
+    def _add_up(self, y_KNLO: Tensor, middle_NLM: Tensor, times: float = 1.0) -> None:
+        """`times` · middle upᵀ into `y_KNLO`."""
+        middle_KNLR = self._by_module(middle_NLM)
+        for at in self._batches:
+            y_BLO = y_KNLO[at]
+            y_BLO.baddbmm_(middle_KNLR[at], self._up_KNOR[at].mT, alpha=times)
+
+
+def _joined(layers: tuple[Layer, ...]) -> Tensor:
+    """The weights of all layers below each other; from then on the layers' weights are views of this."""
+    if len(layers) == 1:
+        return layers[0].weight.detach().flatten(1)
+    weight_YI = torch.cat([layer.weight.detach().flatten(1) for layer in layers])
+    for layer, weight_OI in zip(layers, weight_YI.chunk(len(layers)), strict=True):
+        layer.weight.data = weight_OI.view(layer.weight.shape)
+    return weight_YI
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two living tensors are views of the same numbers."""
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()

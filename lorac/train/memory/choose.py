@@ -1,0 +1,131 @@
+"""Which way of training fits a budget, and what the others would cost.
+
+No plan changes what is trained: results differ by rounding. So the quickest one that fits is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from lorac.train.memory.predict import Prediction, predict
+from lorac.train.memory.run import Plan, Run
+from lorac.train.switches import Recompute
+
+DIMS_TRIED = (0.75, 0.5, 0.25, 0.125)
+PIXELS = 64
+SMALLEST = 256
+"""Below this resolution SD1.x draws nothing that can be recognised."""
+REMEDIES = 3
+"""How many are named."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A plan with what it is predicted to need."""
+
+    plan: Plan
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`chosen` is the quickest plan within the budget, None if there is none; `others` from the quickest on."""
+
+    chosen: Outcome | None
+    others: Sequence[Outcome]
+    budget: int | None
+
+    @property
+    def smallest(self) -> Outcome:
+        outcomes = [*([self.chosen] if self.chosen else []), *self.others]
+        return min(outcomes, key=lambda outcome: outcome.prediction.total)
+
+    def times(self, outcome: Outcome) -> float:
+        """How much longer than the quickest of all plans a step takes."""
+        outcomes = [*([self.chosen] if self.chosen else []), *self.others]
+        return outcome.prediction.work / min(each.prediction.work for each in outcomes)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change of the recipe with which it fits, in words, and the peak then."""
+
+    text: str
+    total: int
+
+
+def choose(run: Run, budget: int | None) -> Choice:
+    """Without a budget, the quickest plan."""
+    outcomes = sorted((Outcome(plan, predict(run, plan)) for plan in plans(run)), key=_rank)
+    fitting = [outcome for outcome in outcomes if budget is None or outcome.prediction.total <= budget]
+    chosen = fitting[0] if fitting else None
+    return Choice(chosen, [outcome for outcome in outcomes if outcome is not chosen], budget)
+
+
+def plans(run: Run) -> Iterator[Plan]:
+    """All ways of doing a step: passes for each batch, and what is computed again."""
+    splits = [1]
+    while splits[-1] < run.batch:
+        splits.append(min(2 * splits[-1], run.batch))
+    levels = [Recompute.NOTHING] if run.plain else list(Recompute)
+    if not run.plain and not run.merged:
+        levels.remove(Recompute.NOTHING)  # what elementwise recomputing costs cannot be measured at this size
+    yield from (Plan(split, level) for split, level in product(splits, levels))
+
+
+def largest_gang(run: Run, budget: int | None, most: int) -> int:
+    """Up to how many LoRAs like the first of `run` can be trained at once."""
+    network = run.networks[0]
+    for count in range(most, 1, -1):
+        if choose(replace(run, networks=(network,) * count), budget).chosen is not None:
+            return count
+    return 1
+
+
+def remedies(run: Run, budget: int) -> list[Remedy]:
+    """The nearest settings that fit: each is the smallest change of its kind that is enough."""
+    found = (_first(run, budget, changes) for changes in (_optimiser, _targets, _dims, _resolutions))
+    return [remedy for remedy in found if remedy is not None][:REMEDIES]
+
+
+def _first(run: Run, budget: int, changes: Callable[[Run], Iterator[tuple[str, Run]]]) -> Remedy | None:
+    for text, changed in changes(run):
+        chosen = choose(changed, budget).chosen
+        if chosen is not None:
+            return Remedy(text, chosen.prediction.total)
+    return None
+
+
+def _optimiser(run: Run) -> Iterator[tuple[str, Run]]:
+    if run.optimizer == "adamw" and run.cuda:
+        yield 'train.optimizer = "adamw8bit"', replace(run, optimizer="adamw8bit")
+
+
+def _targets(run: Run) -> Iterator[tuple[str, Run]]:
+    if run.text and any(not path.startswith("text_model.") for path in run.networks[0]):
+        networks = tuple({p: r for p, r in n.items() if not p.startswith("text_model.")} for n in run.networks)
+        yield 'network.targets = ["unet"]', replace(run, networks=networks)
+
+
+def _dims(run: Run) -> Iterator[tuple[str, Run]]:
+    """One rank for all modules, as far as there is one."""
+    ranks = {rank for network in run.networks for rank in network.values()}
+    if len(ranks) == 1:
+        (rank,) = ranks
+        for dim in (int(rank * share) for share in DIMS_TRIED if rank * share >= 1):
+            yield f"network.dim = {dim}", replace(run, networks=tuple(dict.fromkeys(n, dim) for n in run.networks))
+
+
+def _resolutions(run: Run) -> Iterator[tuple[str, Run]]:
+    side = run.resolution - PIXELS
+    while side >= min(SMALLEST, run.resolution // 2):
+        share = side / run.resolution
+        height, width = (max(8, round(size * share / 8) * 8) for size in (run.height, run.width))
+        yield f"train.resolution = {side}", replace(run, height=height, width=width, resolution=side)
+        side -= PIXELS
+
+
+def _rank(outcome: Outcome) -> tuple[float, int]:
+    return outcome.prediction.work, outcome.prediction.total

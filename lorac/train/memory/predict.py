@@ -1,0 +1,73 @@
+"""The peak of one training step, by part, and what it costs in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lorac.train.memory.run import Plan, Run
+from lorac.train.memory.shapes import factors
+from lorac.train.memory.step import activations
+from lorac.train.memory.work import work
+
+CONTEXT = 450 * 10**6
+"""What CUDA, cuBLAS and cuDNN take for themselves: assumed, as drivers and cards differ; 300 to 600 MB are reported."""
+PROCESS = 420 * 10**6
+"""Python with torch and transformers on a CPU: resident set after the imports, torch 2.13."""
+MOMENTS = {"adamw": 8.0, "adamw8bit": 2 + 8 / 256, "lion": 4.0, "prodigy": 16.0, "adamw_schedule_free": 8.0}
+"""Bytes that an optimiser remembers of each number it trains; 8-bit states have two float32 for each 256 of them.
+Adafactor's are a row and a column of each matrix, next to nothing."""
+COPIES = ("lion", "prodigy", "adamw8bit", "adafactor", "adamw_schedule_free")
+"""Optimisers of other packages get a copy of the gradients."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes by part; work in multiplications (with their additions) that take as long as the step."""
+
+    weights: int
+    lora: int
+    gradients: int
+    optimiser: int
+    activations: int
+    workspace: int
+    context: int
+    work: float
+
+    @property
+    def parts(self) -> dict[str, int]:
+        names = ("weights", "lora", "gradients", "optimiser", "activations", "workspace", "context")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def predict(run: Run, plan: Plan) -> Prediction:
+    sizes = run.sizes
+    trained = [factors(sizes, network) for network in run.networks]
+    rank = _padded(run)
+    stored = sum(factors(sizes, network) for network in rank)
+    kept, peak, scratch, copies = activations(run, plan)
+    weights = (sizes.unet_weights() + sizes.text_weights()) * run.element + copies
+    # The optimiser's turn comes when nothing is kept from forward any more.
+    copied = 4 * max(trained) if run.optimizer in COPIES else 0
+    peak = max(peak, copied)
+    # Layers read float16 copies of the factors; the plain modules that stand behind hold another of the last network's.
+    read = run.element if run.cuda and not run.merged else 0
+    return Prediction(
+        weights=weights,
+        lora=stored * (4 + read) + trained[-1] * read,
+        gradients=stored * 4,
+        optimiser=round(stored * (MOMENTS.get(run.optimizer, 0.0) + (4 if run.ema else 0))),
+        activations=kept,
+        workspace=peak - kept + scratch,
+        context=CONTEXT if run.cuda else PROCESS,
+        work=work(run, plan),
+    )
+
+
+def _padded(run: Run) -> list[dict[str, int]]:
+    """In a gang all factors of a module have the largest rank."""
+    largest = {path: max(network[path] for network in run.networks) for path in run.networks[0]}
+    return [largest] * len(run.networks)

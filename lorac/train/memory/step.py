@@ -1,0 +1,183 @@
+"""A forward and backward pass through the base, in the order of `lorac.sd.unet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lorac.train.fused import choice
+from lorac.train.memory.meter import Block, Meter
+from lorac.train.memory.operations import Linear, Resnet, Transformer
+from lorac.train.memory.run import Plan, Run
+from lorac.train.memory.shapes import TOKENS, Unit, steps
+from lorac.train.switches import Recompute
+
+
+def activations(run: Run, plan: Plan) -> tuple[int, int, int, int]:
+    """Bytes: (what is kept from forward to backward, the peak of one pass with it, scratch of the convolutions that
+    stays, copies of weights that fused operations make)."""
+    return _Pass(run, plan).run()
+
+
+class _Pass:
+    """One pass of `samples` pictures."""
+
+    def __init__(self, run: Run, plan: Plan) -> None:
+        self._run, self._plan = run, plan
+        self._m = Meter(run.element, plan.recompute < Recompute.ELEMENTWISE)
+        self._samples = len(run.networks) * -(-run.batch // plan.split)
+        self._ranks: Mapping[str, int] = {
+            path: max(network[path] for network in run.networks) for path in run.networks[0]
+        }
+        self._shapes: list[choice.Shape] = []
+        self._extra = 0
+
+    def run(self) -> tuple[int, int, int, int]:
+        m = self._m
+        text = self._text_forward()
+        context = m.new(self._samples * self._states * self._run.sizes.context)
+        captions = self._captions()
+        done, skips = [], []
+        x = self._map(self._run.sizes.width, 0)
+        self._convolution(self._run.sizes.latent, self._run.sizes.width, 0)
+        skips.append(x)
+        for unit in steps(self._run.sizes):
+            if unit.skip:
+                x = self._joined(unit, x, skips.pop())
+            operation = self._operation(unit)
+            x, saved = operation.forward(m, x)
+            done.append((operation, unit, saved))
+            del saved
+            if unit.keeps:
+                skips.append(x)
+        c = self._run.sizes.width
+        normed = self._map(c, 0)
+        silu = self._map(c, 0)
+        self._convolution(c, self._run.sizes.latent, 0)
+        kept = m.now
+        dy = self._map(c, 0)
+        dy = self._map(c, 0)
+        del normed, silu, x
+        self._back(done, dy)
+        del context, captions
+        self._text_back(text)
+        cpu = not self._run.cuda
+        minimal = True
+        scratch = choice.scratch_bytes(self._shapes, minimal, cpu, self._run.element)
+        copies = sum(choice.weight_bytes([shape], minimal, cpu, self._run.element) for shape in self._shapes)
+        return kept, m.peak, scratch, copies + self._extra
+
+    def _back(self, done: list[Any], dy: Block) -> None:
+        gradients: list[Block] = []
+        lowest = next((n for n, (operation, _, _) in enumerate(done) if self._trains(operation)), len(done))
+        while len(done) > lowest:
+            operation, unit, saved = done.pop()
+            if unit.keeps and gradients:
+                gradients.pop()
+            dx = operation.backward(self._m, saved, dy, len(done) > lowest)
+            del saved
+            if unit.skip and dx is not None:
+                gradients.append(dx)
+            dy = dx
+            del dx
+
+    @staticmethod
+    def _trains(operation: Any) -> bool:
+        return isinstance(operation, Transformer)
+
+    @property
+    def _states(self) -> int:
+        return TOKENS * self._run.chunks
+
+    def _size(self, level: int) -> tuple[int, int]:
+        """Pixels at a level: halving rounds up."""
+        height, width = self._run.height // 8, self._run.width // 8
+        for _ in range(level):
+            height, width = -(-height // 2), -(-width // 2)
+        return height, width
+
+    def _map(self, channels: int, level: int) -> Block:
+        height, width = self._size(level)
+        return self._m.new(self._samples * channels * height * width)
+
+    def _joined(self, unit: Unit, x: Block, skip: Block) -> Block:
+        return self._map(unit.inputs, unit.level)
+
+    def _convolution(self, inputs: int, outputs: int, level: int, stride: int = 1, enlarged: bool = False) -> None:
+        height, width = self._size(level)
+        self._shapes.append(choice.Shape(self._samples, inputs, outputs, height, width, stride, enlarged))
+
+    def _operation(self, unit: Unit) -> Any:
+        height, width = self._size(unit.level)
+        pixels, level = height * width, self._plan.recompute
+        if unit.kind == "transformer":
+            return self._transformer(unit, pixels, level)
+        if unit.kind == "resnet":
+            self._convolution(unit.inputs, unit.channels, unit.level)
+            self._convolution(unit.channels, unit.channels, unit.level)
+            return Resnet(unit.inputs, unit.channels, self._samples, pixels, level, not self._run.cuda)
+        enlarged = unit.kind == "up"
+        self._convolution(
+            unit.inputs, unit.channels, unit.level + (1 if enlarged else -1), 1 if enlarged else 2, enlarged
+        )
+        before = self._size(unit.level + (1 if enlarged else -1))
+        return _Resample(self._samples * unit.inputs * before[0] * before[1], self._samples * unit.channels * pixels)
+
+    def _linear(self, path: str, modules: int = 1) -> Linear:
+        outputs, inputs = self._run.sizes.module(path)
+        rank = self._ranks.get(path, 0)
+        return Linear(inputs, outputs * modules, rank, modules, self._run.merged, len(self._run.networks))
+
+    def _transformer(self, unit: Unit, pixels: int, level: Recompute) -> Transformer:
+        inner = f"{unit.path}.transformer_blocks.0."
+        return Transformer(
+            unit.channels,
+            self._run.sizes.heads,
+            self._samples,
+            pixels,
+            self._states,
+            self._linear(f"{unit.path}.proj_in"),
+            self._linear(f"{inner}attn1.to_q", 3),
+            self._linear(f"{inner}attn1.to_out.0"),
+            self._linear(f"{inner}attn2.to_q"),
+            self._linear(f"{inner}attn2.to_out.0"),
+            self._linear(f"{inner}ff.net.0.proj"),
+            self._linear(f"{inner}ff.net.2"),
+            self._linear(f"{unit.path}.proj_out"),
+            level,
+            self._run.cuda,
+        )
+
+    def _captions(self) -> list[Block]:
+        """Keys and values of all transformers."""
+        count = self._samples * self._states
+        return [self._m.new(count * 2 * u.channels) for u in steps(self._run.sizes) if u.kind == "transformer"]
+
+    def _text_forward(self) -> list[Any]:
+        if not self._run.text:
+            return []
+        sizes, m = self._run.sizes, self._m
+        r, c, f = self._samples * self._states, sizes.text, sizes.text_inner
+        scores = self._samples * self._run.chunks * sizes.text_heads * TOKENS**2
+        # h1, n1, q k v, softmax, a, h2, n2, u, f
+        return [m.new(r * (8 * c + 2 * f) + scores) for _ in range(sizes.text_layers - 1)]
+
+    def _text_back(self, kept: list[Any]) -> None:
+        sizes, r = self._run.sizes, self._samples * self._states
+        while kept:
+            temporary = self._m.new(r * (6 * sizes.text + 2 * sizes.text_inner))
+            del temporary
+            kept.pop()
+
+
+class _Resample:
+    """A down- or upsampling: keeps nothing."""
+
+    def __init__(self, before: int, after: int) -> None:
+        self._before, self._after = before, after
+
+    def forward(self, m: Meter, x: Block) -> tuple[Block, Any]:
+        return m.new(self._after), ()
+
+    def backward(self, m: Meter, saved: Any, dy: Block, needs: bool) -> Block | None:
+        return m.new(self._before)

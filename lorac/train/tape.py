@@ -1,0 +1,185 @@
+"""Steps of equal shapes are recorded once and played back: "CUDA graphs" for a CPU and a small base.
+
+A step of the small base is thousands of operations of a few microseconds each, and Python, autograd and the allocator
+take as long again. What a step does follows from the shapes of its inputs alone, so it is recorded (`recording`), and
+from then on only the kernels run (`playback`), in the same order on the same threads: the result has the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lorac.train.helper import threads
+from lorac.train.playback import Action, Compiler
+from lorac.train.recording import Recorder, Track
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LIMIT = 256 * 2**20
+"""Bytes that a step may take without giving any back while it is recorded; larger ones are not recorded."""
+
+MOST = 32
+"""Tapes at a time. More shapes than that go on without."""
+
+Inputs: TypeAlias = Sequence[Tensor | None]
+Work: TypeAlias = Callable[..., tuple[Tensor, ...]]
+
+
+class Tape:
+    """One recorded step: `play` does it again for other values of its inputs.
+
+    It holds `bytes` of memory, where the step took `taken` bytes in all.
+    """
+
+    def __init__(
+        self, recorder: Recorder, inputs: Inputs, outputs: tuple[Tensor, ...], parameters: Sequence[nn.Parameter]
+    ) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        self._gradients = [(p, p.grad) for p in parameters if p.grad is not None]
+        compiler = Compiler(recorder, [*outputs, *(gradient for _, gradient in self._gradients)])
+        self._actions = {track: compiler.actions(track) for track in recorder.tracks}
+        self._main = recorder.main
+        self.bytes, self.taken = compiler.arena.size, recorder.bytes
+        self._running: dict[Track, Future[None]] = {}
+
+    @torch.no_grad()
+    def play(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        for own, given in zip(self._inputs, inputs, strict=True):
+            if own is not None and given is not None:
+                own.copy_(given)
+        self._do(self._main)
+        for track in list(self._running):
+            self.join(track)
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
+        return tuple(output.clone() for output in self._outputs)
+
+    def submit(self, helper: Executor, track: Track) -> None:
+        self._running[track] = helper.submit(self._do, track)
+
+    def join(self, track: Track) -> None:
+        """Wait for the helper, or do here what it has not begun."""
+        running = self._running.pop(track)
+        if running.cancel():
+            self._do(track)
+        else:
+            running.result()
+
+    @torch.no_grad()
+    def _do(self, track: Track) -> None:
+        for action in self._actions[track]:
+            action()
+
+
+class _Handed(Future[Any]):
+    """What a helper would do, done while recording; `wait` is called where its result is taken."""
+
+    def __init__(self, wait: Action, result: Any) -> None:
+        super().__init__()
+        self._wait = wait
+        self.set_result(result)
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._wait()
+        return super().result(timeout)
+
+
+class Tapes(Executor):
+    """The tapes of a trainer. What `run` is given to do hands work to this executor instead of the helper, and says by
+    `do` and `threads` what is not an operation on tensors."""
+
+    def __init__(self, helper: Executor, enabled: bool, limit: int = LIMIT) -> None:
+        self._helper, self._enabled, self._limit = helper, enabled, limit
+        self._tapes: dict[Hashable, Tape | None] = {}
+        self._recorder: Recorder | None = None
+        self._current: list[Tape] = []
+        self.failures: list[str] = []
+        self.played = 0
+
+    def run(self, key: Hashable, inputs: Inputs, work: Work, parameters: Sequence[nn.Parameter]) -> tuple[Tensor, ...]:
+        """`work(*inputs)`, played back if it is known.
+
+        What `work` does must follow from `key`, from the shapes of `inputs` and from the values of tensors that keep
+        their memory from one run to the next. It returns tensors, and may set `grad` of `parameters`. Of equal runs,
+        the first is done as it is, for it may set things up; the second is recorded.
+        """
+        if not self._enabled:
+            return work(*inputs)
+        shapes = tuple(None if given is None else (given.shape, given.stride(), given.dtype) for given in inputs)
+        key = (key, shapes, torch.get_num_threads())
+        if key not in self._tapes:
+            if len(self._tapes) < MOST:
+                self._tapes[key] = None
+            return work(*inputs)
+        tape = self._tapes[key]
+        if tape is not None:
+            self.played += 1
+            return tape.play(inputs)
+        outputs, tape = self._record(inputs, work, parameters)
+        if tape is None:
+            self._enabled = False
+        self._tapes[key] = tape
+        return outputs
+
+    def _record(
+        self, inputs: Inputs, work: Work, parameters: Sequence[nn.Parameter]
+    ) -> tuple[tuple[Tensor, ...], Tape | None]:
+        own = [None if given is None else given.clone() for given in inputs]
+        self._recorder = recorder = Recorder(self._limit)
+        current: list[Tape] = []
+        self._current = current
+        try:
+            with recorder:
+                outputs = work(*own)
+        finally:
+            self._recorder = None
+        if recorder.failure is not None:
+            self.failures.append(recorder.failure)
+            return outputs, None
+        current.append(Tape(recorder, own, outputs, parameters))
+        return tuple(output.clone() for output in outputs), current[0]
+
+    def tapes(self) -> list[Tape]:
+        """All that there are."""
+        return [tape for tape in self._tapes.values() if tape is not None]
+
+    def do(self, action: Action) -> None:
+        """Something that is not an operation on tensors of `work`: do it now, and in every run."""
+        action()
+        if self._recorder is not None:
+            self._recorder.mark(action)
+
+    @contextmanager
+    def threads(self, count: int) -> Iterator[None]:
+        """As in `helper`."""
+        before = torch.get_num_threads()
+        self.do(partial(torch.set_num_threads, count))
+        try:
+            yield
+        finally:
+            self.do(partial(torch.set_num_threads, before))
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Hand over to the helper; while recording, it is done at once, with one thread, as the helper has."""
+        recorder, current = self._recorder, self._current
+        if recorder is None:
+            return self._helper.submit(work, *args, **kwargs)
+        track = recorder.begin()
+        with threads(1):
+            result = work(*args, **kwargs)
+        recorder.hand_over()
+        recorder.mark(lambda: current[0].submit(self._helper, track))
+
+        def wait() -> None:
+            if recorder.join(track):
+                recorder.mark(lambda: current[0].join(track))
+
+        return _Handed(wait, result)
