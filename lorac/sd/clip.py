@@ -81,13 +81,25 @@ class Layer(nn.Module):
         return y_BLD
 
 
+class Embedding(nn.Module):
+    """A row of numbers for each id. torch's own draws its first rows, and on the "meta" device, where models are built
+    before their weights are loaded, that imports `torch._dynamo`: two seconds."""
+
+    def __init__(self, count: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, channels))
+
+    def forward(self, ids_BL: Tensor) -> Tensor:
+        return F.embedding(ids_BL, self.weight)
+
+
 class Embeddings(nn.Module):
     """Ids to the states that the first layer reads: a row for each token, a row for each place."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
-        self.position_embedding = nn.Embedding(POSITIONS, config.width)
+        self.token_embedding = Embedding(config.vocabulary, config.width)
+        self.position_embedding = Embedding(POSITIONS, config.width)
 
     def forward(self, ids_BL: Tensor) -> Tensor:
         x_BLD: Tensor = self.token_embedding(ids_BL) + self.position_embedding.weight[: ids_BL.shape[1]]

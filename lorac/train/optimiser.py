@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import PARTS, Part
+from lorac.train.adamw import FusedAdamW
 from lorac.train.loss_scale import LossScale
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -110,12 +111,12 @@ class AdamW(Optimiser):
     def _prepare(self) -> None:
         self._running: list[Future[None]] = []
         own = self._settings.given("weight_decay", "betas", "eps")
-        self.parts = {part: torch.optim.AdamW(_groups(self._lora, part), fused=True, **own) for part in self._trained}
+        self.parts = {part: FusedAdamW(_groups(self._lora, part), **own) for part in self._trained}
 
     def _update(self, divisor: Tensor | None, overflow: Tensor | None, rates: Mapping[Part, float]) -> None:
         # AdamW's kernel divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1.
         for optimiser in self.parts.values():
-            optimiser.grad_scale, optimiser.found_inf = divisor, overflow  # type: ignore[attr-defined]
+            optimiser.grad_scale, optimiser.found_inf = divisor, overflow
         # The U-Net's factors are wanted last: they are updated beside the next step's text encoder.
         if "unet" in self.parts:
             self._running.append(self._helper.submit(self._apply_to, "unet", rates["unet"]))
@@ -127,7 +128,7 @@ class AdamW(Optimiser):
         for group in optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         self._applied(part)
 
     def settle(self) -> None:
