@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "validate"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("losses",)
