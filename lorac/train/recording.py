@@ -132,6 +132,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def fail(self, reason: str) -> None:
         self.failure = reason
+        self.clear()
+
+    def clear(self) -> None:
+        """Let go of all tensors. They know the graph of autograd, which holds the trainer: as long as a track has them,
+        neither is ever freed."""
         self._kept.clear()
         for track in self.tracks:
             track.items.clear()

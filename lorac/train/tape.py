@@ -46,6 +46,7 @@ class Tape:
         self._gradients = [(p, p.grad) for p in parameters if p.grad is not None]
         compiler = Compiler(recorder, [*outputs, *(gradient for _, gradient in self._gradients)])
         self._actions = {track: compiler.actions(track) for track in recorder.tracks}
+        recorder.clear()
         self._main = recorder.main
         self.bytes, self.taken = compiler.arena.size, recorder.bytes
         self._running: dict[Track, Future[None]] = {}
