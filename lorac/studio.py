@@ -13,7 +13,6 @@ Shape suffixes: B pictures, C channels, H height, W width, T texts, K windows of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -31,7 +30,7 @@ from lorac.engine.protocol import Work
 from lorac.errors import Interrupted
 from lorac.kinds import weights
 from lorac.rng import seed64
-from lorac.sd.device import pick
+from lorac.sd.device import cores, pick
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.safetensors import tensors_of
 from lorac.sd.sampler import Method, sample
@@ -187,12 +186,6 @@ class Studio:
         shape = (4, settings.height // FACTOR, settings.width // FACTOR)
         rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed >> 1)) for seed in seeds]
         return torch.stack(rows).to(self.device.name, self.device.dtype)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on Windows and macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def to_image(x_CHW: Tensor) -> Image:
