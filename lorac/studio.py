@@ -35,6 +35,7 @@ from lorac.sd.lora import LoRANetwork
 from lorac.sd.safetensors import tensors_of
 from lorac.sd.sampler import Method, sample
 from lorac.sd.tokenizer import Tokenizer, chunk
+from lorac.sd.unet import Caption
 from lorac.sd.vae import FACTOR, SCALE
 from lorac.train.helper import threads
 
@@ -157,12 +158,21 @@ class Studio:
 
     @torch.no_grad()  # once for each thread
     def _draw(self, states_BLD: Tensor, negative_BLD: Tensor, settings: Settings, numbers: range) -> list[Image]:
+        captions: dict[Tensor, Caption] = {}
+
+        def denoise(x_BCHW: Tensor, t_B: Tensor, ctx_BLD: Tensor) -> Tensor:
+            if self._cancelled.is_set():
+                raise Interrupted("drawing was interrupted")
+            caption = captions.setdefault(ctx_BLD, Caption(ctx_BLD))  # a key for each tensor, not for its values
+            out_BCHW: Tensor = self.unet(x_BCHW, t_B, caption)
+            return out_BCHW
+
         def step_noise(step: int) -> Tensor:
             return self._noise(settings, [seed64(settings.seed, "step noise", number, step) for number in numbers])
 
         start_BCHW = self._noise(settings, [seed64(settings.seed, "sample noise", number) for number in numbers])
         latents_BCHW = sample(
-            self._unet,
+            denoise,
             states_BLD.expand(len(numbers), -1, -1),
             negative_BLD,
             start_BCHW,
@@ -174,12 +184,6 @@ class Studio:
         )
         # One by one: a batch is not faster here, and takes the memory of a card.
         return [to_image(self.vae.decode(z_CHW[None] / SCALE)[0]) for z_CHW in latents_BCHW]
-
-    def _unet(self, x_BCHW: Tensor, t_B: Tensor, ctx_BLD: Tensor) -> Tensor:
-        if self._cancelled.is_set():
-            raise Interrupted("drawing was interrupted")
-        out_BCHW: Tensor = self.unet(x_BCHW, t_B, ctx_BLD)
-        return out_BCHW
 
     def _noise(self, settings: Settings, seeds: Sequence[int]) -> Tensor:
         """Standard normal latents, a row from each seed; drawn on the CPU, so that all machines draw the same."""
