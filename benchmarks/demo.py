@@ -40,7 +40,7 @@ def main() -> None:
     facts = facts_of(built, seconds, steps)
     rows = [[kind, f"{took:.1f}"] for kind, took in facts["kinds"].items()]
     print(table([f"{facts['steps']} steps", "seconds"], [*rows, ["the whole process", f"{seconds:.1f}"]]))
-    print(f"{facts['steps_per_second']:.1f} steps/s with what is before the first, {1000 * facts['step']:.0f} ms a step")
+    print(f"{facts['steps_per_second']:.1f} steps/s with the start, {1000 * facts['step']:.0f} ms a step")
     if facts["extrapolated"]:
         print(f"by this rate, {STEPS} steps would take {facts['whole_seconds']:.0f} s: computed, not measured")
     keep("demo", "whole" if not facts["extrapolated"] else "shortened", facts, ["lorac", "torch"])

@@ -37,7 +37,7 @@ from lorac.sd.sampler import Method, sample
 from lorac.sd.tokenizer import Tokenizer, chunk
 from lorac.sd.unet import Caption
 from lorac.sd.vae import FACTOR, SCALE
-from lorac.train.helper import threads
+from lorac.train.helper import keep_freed_memory, threads
 
 BATCH = 8
 """The most pictures of a batch."""
@@ -89,6 +89,7 @@ class Studio:
         self.text = weights.text_encoder(work.open(work.shared["text"]), dtype).to(device)
         self.vae = weights.vae(work.open(work.shared["vae"])).to(device)
         self.workers = cores()
+        keep_freed_memory()
         self._cancelled = work.cancelled
         self._strength: float | None = None
         self.lora: LoRANetwork | None = None

@@ -185,7 +185,7 @@ def test_a_mirrored_latent_is_that_of_the_mirrored_picture(tiny_base: Path, tmp_
 
 
 def test_bits_of_latents_depend_on_neither_company_nor_cores(tiny_base: Path, tmp_path: Path) -> None:
-    """And the items come in their order, those that fail among them; the reference encodes one picture on one thread."""
+    """And the items come in their order; the reference encodes one picture on one thread."""
     reading = work({}, {}, {})
     base = replace(reading, hints={"base": str(tiny_base)}, shared={"base": file_digest(tiny_base)}, scratch=tmp_path)
     (parts,) = weights.run(base)
