@@ -87,15 +87,7 @@ def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *
     seen: float | None = None
     lines = []
     started = time.perf_counter()
-    with subprocess.Popen(
-        [str(part) for part in command],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-    ) as process:
+    with _started(command, folder) as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
@@ -108,6 +100,36 @@ def run(command: Sequence[str | Path], folder: Path, until: str | None = None, *
     if (process.returncode != 0 and not killed) or (until is not None and seen is None):
         sys.exit(f"{' '.join(map(str, command))} gave {process.returncode}:\n{''.join(lines[-50:])}")
     return ended if seen is None else seen
+
+
+def arrivals(command: Sequence[str | Path], folder: Path, words: str) -> tuple[float, list[float]]:
+    """Seconds of a whole process, and when each line of its output that holds `words` came.
+
+    Raises SystemExit with the end of its output when it fails.
+    """
+    lines, found = [], []
+    started = time.perf_counter()
+    with _started(command, folder) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if words in line:
+                found.append(time.perf_counter() - started)
+    if process.returncode:
+        sys.exit(f"{' '.join(map(str, command))} gave {process.returncode}:\n{''.join(lines[-50:])}")
+    return time.perf_counter() - started, found
+
+
+def _started(command: Sequence[str | Path], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
 
 
 def output(command: Sequence[str | Path], folder: Path) -> str:

@@ -13,7 +13,6 @@ Shape suffixes: B pictures, C channels, H height, W width, T texts, K windows of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -31,13 +30,14 @@ from lorac.engine.protocol import Work
 from lorac.errors import Interrupted
 from lorac.kinds import weights
 from lorac.rng import seed64
-from lorac.sd.device import pick
+from lorac.sd.device import cores, pick
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.safetensors import tensors_of
 from lorac.sd.sampler import Method, sample
 from lorac.sd.tokenizer import Tokenizer, chunk
+from lorac.sd.unet import Caption
 from lorac.sd.vae import FACTOR, SCALE
-from lorac.train.helper import threads
+from lorac.train.helper import keep_freed_memory, threads
 
 BATCH = 8
 """The most pictures of a batch."""
@@ -89,6 +89,7 @@ class Studio:
         self.text = weights.text_encoder(work.open(work.shared["text"]), dtype).to(device)
         self.vae = weights.vae(work.open(work.shared["vae"])).to(device)
         self.workers = cores()
+        keep_freed_memory()
         self._cancelled = work.cancelled
         self._strength: float | None = None
         self.lora: LoRANetwork | None = None
@@ -158,12 +159,21 @@ class Studio:
 
     @torch.no_grad()  # once for each thread
     def _draw(self, states_BLD: Tensor, negative_BLD: Tensor, settings: Settings, numbers: range) -> list[Image]:
+        captions: dict[Tensor, Caption] = {}
+
+        def denoise(x_BCHW: Tensor, t_B: Tensor, ctx_BLD: Tensor) -> Tensor:
+            if self._cancelled.is_set():
+                raise Interrupted("drawing was interrupted")
+            caption = captions.setdefault(ctx_BLD, Caption(ctx_BLD))  # a key for each tensor, not for its values
+            out_BCHW: Tensor = self.unet(x_BCHW, t_B, caption)
+            return out_BCHW
+
         def step_noise(step: int) -> Tensor:
             return self._noise(settings, [seed64(settings.seed, "step noise", number, step) for number in numbers])
 
         start_BCHW = self._noise(settings, [seed64(settings.seed, "sample noise", number) for number in numbers])
         latents_BCHW = sample(
-            self._unet,
+            denoise,
             states_BLD.expand(len(numbers), -1, -1),
             negative_BLD,
             start_BCHW,
@@ -176,23 +186,11 @@ class Studio:
         # One by one: a batch is not faster here, and takes the memory of a card.
         return [to_image(self.vae.decode(z_CHW[None] / SCALE)[0]) for z_CHW in latents_BCHW]
 
-    def _unet(self, x_BCHW: Tensor, t_B: Tensor, ctx_BLD: Tensor) -> Tensor:
-        if self._cancelled.is_set():
-            raise Interrupted("drawing was interrupted")
-        out_BCHW: Tensor = self.unet(x_BCHW, t_B, ctx_BLD)
-        return out_BCHW
-
     def _noise(self, settings: Settings, seeds: Sequence[int]) -> Tensor:
         """Standard normal latents, a row from each seed; drawn on the CPU, so that all machines draw the same."""
         shape = (4, settings.height // FACTOR, settings.width // FACTOR)
         rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed >> 1)) for seed in seeds]
         return torch.stack(rows).to(self.device.name, self.device.dtype)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on Windows and macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def to_image(x_CHW: Tensor) -> Image:

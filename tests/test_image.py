@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 from lorac.digest import file_digest
-from lorac.engine.protocol import Failed
+from lorac.engine.protocol import Failed, Item, Made
 from lorac.kinds import image as kind
 from lorac.kinds import latent, weights
 from lorac.kinds.image import Bucketing, Refused, decode, fit, header, layers, read_ppm
-from tests.one_item import work
+from lorac.sd.safetensors import tensors_of
+from tests.one_item import of_blobs, work
 from tests.test_area import area_means
 
 BUCKETING = Bucketing(64, True, 32, 128, 16, False)
@@ -180,3 +182,36 @@ def test_a_mirrored_latent_is_that_of_the_mirrored_picture(tiny_base: Path, tmp_
     flipped = encoded(picture, {"flip": True})
     assert flipped == encoded(ImageOps.mirror(picture), {})
     assert flipped != encoded(picture, {})
+
+
+def test_bits_of_latents_depend_on_neither_company_nor_cores(tiny_base: Path, tmp_path: Path) -> None:
+    """And the items come in their order; the reference encodes one picture on one thread."""
+    reading = work({}, {}, {})
+    base = replace(reading, hints={"base": str(tiny_base)}, shared={"base": file_digest(tiny_base)}, scratch=tmp_path)
+    (parts,) = weights.run(base)
+    assert not isinstance(parts, Failed)
+    vae = Path(str(parts.outputs["vae"])).read_bytes()
+    sizes = [(64, 64), (48, 80), (64, 64), (80, 48), (64, 64)]
+    pictures = [f"P6\n{w} {h}\n255\n".encode() + noise(w, h).tobytes() for w, h in sizes]
+    blobs = {str(number).encode(): data for number, data in enumerate(pictures)} | {b"vae": vae}
+
+    def encoded(numbers: list[int]) -> list[Any]:
+        items = [Item(number, f"{number}.png", {}, {"pixels": str(number).encode()}) for number in numbers]
+        made = list(latent.run(of_blobs(blobs, items=items, shared={"vae": b"vae"})))
+        assert [one.index for one in made] == numbers and all(isinstance(one, Made) for one in made)
+        return [one.outputs["latent"] for one in made if isinstance(one, Made)]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together = encoded([0, 1, 2, 3, 4])
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert together == [encoded([number])[0] for number in range(5)]
+        with torch.inference_mode():
+            values = torch.from_numpy(noise(48, 80)).permute(2, 0, 1)[None].float() / 127.5 - 1
+            mean, logvar = weights.vae(vae).encode(values)
+        found = tensors_of(together[1])
+        assert found["mean"].equal(mean[0]) and found["logvar"].equal(logvar[0])
+    finally:
+        torch.set_num_threads(before)

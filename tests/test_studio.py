@@ -127,3 +127,22 @@ def test_drawing_stops_when_the_build_is_stopped(work: Work) -> None:
     stopped.set()
     with pytest.raises(Interrupted):
         studio.draw(*TEXTS, SETTINGS, [0])
+
+
+@pytest.mark.parametrize("lora", [None, b"lora"])
+def test_keys_of_captions_are_made_once_for_all_steps_and_strengths_have_their_own(
+    work: Work, lora: bytes | None
+) -> None:
+    """With the bits that they have when each step makes them anew."""
+    studio = Studio(work, lora=lora)
+    attentions = {path: one for path, one in studio.unet.named_modules() if path.endswith("attn2")}
+    made: list[str] = []
+    for path, attention in attentions.items():
+        attention.to_k.register_forward_hook(lambda *_, path=path: made.append(path))
+    shared = {strength: drawn(studio, [0, 1], strength) for strength in (1.0, 0.5)}
+    assert sorted(made) == sorted([*attentions] * 4)  # two batches at two strengths
+    made.clear()
+    studio.unet.register_forward_pre_hook(lambda _, given: (*given[:2], given[2].states_BLC))
+    assert {strength: drawn(studio, [0, 1], strength) for strength in (1.0, 0.5)} == shared
+    assert len(made) == 4 * len(attentions) * SETTINGS.steps
+    assert (shared[1.0] == shared[0.5]) == (lora is None)

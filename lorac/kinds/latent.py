@@ -1,45 +1,80 @@
 """Pixels become the VAE's mean and log-variance. Depends on the pixels and the VAE's weights, never on a caption.
 
 With `flip` they are those of the mirrored picture: a mirrored latent is not the latent of the mirrored picture.
+
+A picture's latent must not depend on which others are encoded with it, so each is encoded alone. On a CPU they are
+encoded side by side, each on one thread: the bits do not depend on the number of cores, and no core waits for another.
+Batches of one bucket are no faster there: 1, 4 and 8 pictures of 128 px take 30, 41 and 39 ms each on one core.
+
+Shape suffixes: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from lorac.engine.protocol import Failed, Made, Work
+from lorac.engine.protocol import Failed, Item, Made, Work
 from lorac.errors import Problem
 from lorac.graph.nodes import Shape
 from lorac.kinds.image import read_ppm
 
+if TYPE_CHECKING:
+    from lorac.sd.vae import VAE
+
 NAME = "latent"
-VERSION = 1
+VERSION = 2
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("latent",)
 
+MOST_PIXELS = 8 * 512 * 512
+"""Of pictures that are encoded side by side on a CPU: SD1.x's VAE takes about 0.7 GB for 512 x 512."""
+
 
 def run(work: Work) -> Iterable[Made | Failed]:
-    """One picture at a time: a picture's latent must not depend on which others are encoded with it."""
-    import torch
-
     from lorac.kinds import weights
     from lorac.sd.device import pick
+
+    device = pick().name
+    vae = weights.vae(work.open(work.shared["vae"])).to(device).requires_grad_(False)
+    one_by_one = (_encoded(work, item, vae, device) for item in work.items)
+    for done, made in enumerate(_side_by_side(work, vae) if device == "cpu" else one_by_one, start=1):
+        yield made
+        work.progress(done, len(work.items), "pictures")
+
+
+def _side_by_side(work: Work, vae: VAE) -> Iterator[Made | Failed]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    from lorac.sd.device import cores
+    from lorac.train.helper import threads
+
+    pixels = len(work.read(work.items[0].inputs["pixels"])) // 3  # all buckets have about the same area
+    workers = max(1, min(cores(), MOST_PIXELS // pixels))
+
+    def encoded(item: Item) -> Made | Failed:
+        return _encoded(work, item, vae, "cpu")
+
+    with threads(1), ThreadPoolExecutor(workers, "lorac-latent", torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(encoded, work.items)
+
+
+def _encoded(work: Work, item: Item, vae: VAE, device: str) -> Made | Failed:
+    import torch
+
     from lorac.sd.safetensors import serialise
 
-    device = pick()
-    vae = weights.vae(work.open(work.shared["vae"])).to(device.name).requires_grad_(False)
-    for done, item in enumerate(work.items):
-        width, height, rgb = read_ppm(work.read(item.inputs["pixels"]))
-        pixels_HWC = torch.frombuffer(bytearray(rgb), dtype=torch.uint8).view(height, width, 3)
-        if work.params.get("flip"):
-            pixels_HWC = pixels_HWC.flip(1)
-        x_BCHW = pixels_HWC.permute(2, 0, 1)[None].to(device.name, torch.float32) / 127.5 - 1.0
-        with torch.inference_mode():
-            mean, logvar = vae.encode(x_BCHW)
-        if not (torch.isfinite(mean).all() and torch.isfinite(logvar).all()):
-            yield Failed(item.index, [Problem(item.name, "the VAE gives NaN for this picture", "use another VAE")])
-            continue
-        tensors = {"mean": mean[0].float().cpu(), "logvar": logvar[0].float().cpu()}
-        yield Made(item.index, {"latent": serialise(tensors, {})})
-        work.progress(done + 1, len(work.items), "pictures")
+    width, height, rgb = read_ppm(work.read(item.inputs["pixels"]))
+    pixels_HWC = torch.frombuffer(bytearray(rgb), dtype=torch.uint8).view(height, width, 3)
+    if work.params.get("flip"):
+        pixels_HWC = pixels_HWC.flip(1)
+    x_BCHW = pixels_HWC.permute(2, 0, 1)[None].to(device, torch.float32) / 127.5 - 1.0
+    with torch.inference_mode():
+        mean, logvar = vae.encode(x_BCHW)
+    if not (torch.isfinite(mean).all() and torch.isfinite(logvar).all()):
+        return Failed(item.index, [Problem(item.name, "the VAE gives NaN for this picture", "use another VAE")])
+    tensors = {"mean": mean[0].float().cpu(), "logvar": logvar[0].float().cpu()}
+    return Made(item.index, {"latent": serialise(tensors, {})})

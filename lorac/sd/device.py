@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -31,3 +32,9 @@ class Device:
 def pick() -> Device:
     """The GPU if there is one."""
     return Device("cuda", torch.float16) if torch.cuda.is_available() else Device("cpu", torch.float32)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on Windows and macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -58,14 +58,15 @@ def sample(
     work. `step_noise(i)` gives the standard normal (B, C, H, W) that Euler ancestral adds after step i; DDIM ignores
     it. `v_parameterization`: the U-Net gives v and not noise.
     """
+    # One tensor for all steps, so that who is given it can keep what follows from it.
+    both_BLD = ctx_BLD if cfg == 1.0 else torch.cat([uncond_BLD.expand_as(ctx_BLD), ctx_BLD])
 
     def guided(x_BCHW: Tensor, t: int) -> Tensor:
         x_BCHW = x_BCHW.to(noise_BCHW.dtype)
         if cfg == 1.0:
             return unet(x_BCHW, x_BCHW.new_full((len(x_BCHW),), t), ctx_BLD).float()
         both = torch.cat([x_BCHW, x_BCHW])
-        ctx = torch.cat([uncond_BLD.expand_as(ctx_BLD), ctx_BLD])
-        out_uncond, out = unet(both, both.new_full((len(both),), t), ctx).float().chunk(2)
+        out_uncond, out = unet(both, both.new_full((len(both),), t), both_BLD).float().chunk(2)
         return torch.lerp(out_uncond, out, cfg)
 
     def estimate(x_BCHW: Tensor, t: int, alpha: float) -> tuple[Tensor, Tensor]:

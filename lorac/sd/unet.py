@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -50,13 +51,34 @@ class Attention(nn.Module):
         self.to_v = Linear(context, channels, bias=False)
         self.to_out = nn.ModuleList([Linear(channels, channels)])
 
-    def forward(self, x_BLC: Tensor, ctx_BLC: Tensor) -> Tensor:
-        split = (self.heads, -1)
-        q_BLND = self.to_q(x_BLC).unflatten(-1, split)
-        k_BLND = self.to_k(ctx_BLC).unflatten(-1, split)
-        v_BLND = self.to_v(ctx_BLC).unflatten(-1, split)
+    def forward(self, x_BLC: Tensor, ctx_BLC: Context) -> Tensor:
+        q_BLND = self.to_q(x_BLC).unflatten(-1, (self.heads, -1))
+        k_BLND, v_BLND = ctx_BLC.keys_values(self) if isinstance(ctx_BLC, Caption) else self.keys_values(ctx_BLC)
         mixed_BLC: Tensor = self.to_out[0](attention(q_BLND, k_BLND, v_BLND).flatten(2))
         return mixed_BLC
+
+    def keys_values(self, ctx_BLC: Tensor) -> tuple[Tensor, Tensor]:
+        k_BLND, v_BLND = (project(ctx_BLC).unflatten(-1, (self.heads, -1)) for project in (self.to_k, self.to_v))
+        return k_BLND, v_BLND
+
+
+class Caption:
+    """Text states that the U-Net sees at several timesteps: the keys and values of each attention are made once.
+
+    They hold for the LoRA, and its strength, with which they were first used.
+    """
+
+    def __init__(self, states_BLC: Tensor) -> None:
+        self.states_BLC = states_BLC
+        self._made: dict[Attention, tuple[Tensor, Tensor]] = {}
+
+    def keys_values(self, attention: Attention) -> tuple[Tensor, Tensor]:
+        if attention not in self._made:
+            self._made[attention] = attention.keys_values(self.states_BLC)
+        return self._made[attention]
+
+
+Context: TypeAlias = "Tensor | Caption"
 
 
 class GEGLU(nn.Module):
@@ -95,7 +117,7 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels, 1e-5)
         self.ff = FeedForward(channels)
 
-    def forward(self, x_BLC: Tensor, ctx_BLC: Tensor) -> Tensor:
+    def forward(self, x_BLC: Tensor, ctx_BLC: Context) -> Tensor:
         own_BLC: Tensor = self.norm1(x_BLC)
         x_BLC = x_BLC + self.attn1(own_BLC, own_BLC)
         x_BLC = x_BLC + self.attn2(self.norm2(x_BLC), ctx_BLC)
@@ -114,7 +136,7 @@ class Transformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, config.context, config.heads)])
         self.proj_out = Linear(channels, channels, pointwise_conv=True)
 
-    def forward(self, x_BCHW: Tensor, ctx_BLC: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, ctx_BLC: Context) -> Tensor:
         tokens_BLC: Tensor = self.proj_in(self.norm(x_BCHW).flatten(2).transpose(1, 2))
         tokens_BLC = self.proj_out(self.transformer_blocks[0](tokens_BLC, ctx_BLC))
         return x_BCHW + tokens_BLC.transpose(1, 2).view(x_BCHW.shape)
@@ -130,7 +152,7 @@ class DownBlock(nn.Module):
         self.attentions = nn.ModuleList(Transformer(outputs, config) for _ in ins if attend)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(outputs, padding=1)])
 
-    def forward(self, x_BCHW: Tensor, times: Iterator[Tensor], ctx_BLC: Tensor) -> list[Tensor]:
+    def forward(self, x_BCHW: Tensor, times: Iterator[Tensor], ctx_BLC: Context) -> list[Tensor]:
         """All intermediate feature maps, in order: the up path takes them as skip connections."""
         maps = []
         for resnet, transformer in zip_longest(self.resnets, self.attentions):
@@ -151,7 +173,7 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(Resnet(channels, channels, config.groups, 1e-5, config.time) for _ in range(2))
         self.attentions = nn.ModuleList([Transformer(channels, config)])
 
-    def forward(self, x_BCHW: Tensor, times: Iterator[Tensor], ctx_BLC: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, times: Iterator[Tensor], ctx_BLC: Context) -> Tensor:
         x_BCHW = self.attentions[0](self.resnets[0](x_BCHW, next(times)), ctx_BLC)
         y_BCHW: Tensor = self.resnets[1](x_BCHW, next(times))
         return y_BCHW
@@ -174,7 +196,7 @@ class UpBlock(nn.Module):
         self.attentions = nn.ModuleList(Transformer(outputs, config) for _ in ins if attend)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(outputs)])
 
-    def forward(self, x_BCHW: Tensor, skips: list[Tensor], times: Iterator[Tensor], ctx_BLC: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, skips: list[Tensor], times: Iterator[Tensor], ctx_BLC: Context) -> Tensor:
         """Pops its skip connections off the end of `skips`; what it enlarges gets the size of the next one."""
         for resnet, transformer in zip_longest(self.resnets, self.attentions):
             x_BCHW = resnet(torch.cat([x_BCHW, skips.pop()], dim=1), next(times))
@@ -227,7 +249,7 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, channels, 1e-5)
         self.conv_out = nn.Conv2d(channels, config.latent, 3, padding=1)
 
-    def forward(self, x_BCHW: Tensor, t_B: Tensor, ctx_BLC: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, ctx_BLC: Context) -> Tensor:
         """Noise estimate, shaped as `x_BCHW` (scaled latents of any size). `t_B` in 0..999; `ctx_BLC` text states."""
         times = self._time_projections(t_B)
         x_BCHW = self.conv_in(x_BCHW)
