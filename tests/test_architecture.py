@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,3 +120,10 @@ def test_only_the_store_renames_and_flushes() -> None:
             if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.fsync", "os.rename", "os.replace"):
                 wrong.append(f"{path}:{node.lineno}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_package_is_installed() -> None:
+    """An editable installation hides one that a wheel would lack."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("lorac/**/__init__.py")}
+    assert sorted(settings["packages"]) == sorted({*found, "lorac.kernels"})
