@@ -281,6 +281,21 @@ def test_work_of_the_helper_reads_what_was_there_when_it_was_handed_over() -> No
     assert tapes.played == 2
 
 
+def test_what_is_no_operation_of_the_work_is_done_once_in_every_run() -> None:
+    count = torch.zeros(())
+
+    def work(tapes: Tapes, x: Tensor) -> tuple[Tensor, ...]:
+        def counted() -> None:
+            count.add_(1)
+
+        tapes.do(counted)
+        return (x + count,)
+
+    tapes, results = twice(work, torch.zeros(3))
+    assert tapes.played == 2
+    assert [float(result[0]) for (result,) in results] == [1.0, 3.0, 5.0, 7.0]
+
+
 def test_gradients_of_parameters_are_set_again() -> None:
     parameter = nn.Parameter(torch.ones(3))
 
