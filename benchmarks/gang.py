@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="by default 10 (mini) or 3 (full)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON and write no file")
     parser.add_argument("--child", choices=[GANG, ALONE], help=argparse.SUPPRESS)
     options = parser.parse_args()
     pin(options.threads)
@@ -65,6 +66,9 @@ def main() -> None:
         "peak_bytes": peaks,
         "seconds": {name: s.facts() for name, s in series.items()},
     }
+    if options.json:
+        print(json.dumps(facts))
+        return
     device = "-cuda" if options.device == "cuda" else ""
     keep("gang", f"{size.name}-{px}-n{count}{device}", facts, ["torch"])
 

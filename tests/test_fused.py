@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lorac.sd.blocks import Resnet, Upsample
 from lorac.sd.lora import LoRANetwork, NetworkSettings
+from lorac.sd.lora_stack import Stack
+from lorac.train.adamw import FusedAdamW
 from lorac.train.fused import choice
 from lorac.train.fused.attention import attend, attend_backward, join_heads, split_heads
 from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
@@ -77,6 +79,11 @@ def test_every_gradient_equals_that_of_the_added_form(
     for name, gradient in expected.items():
         assert (ours[name] - gradient).norm() <= 2e-5 * gradient.norm() + 1e-8 * norm, name
         assert gradient.any() == ours[name].any(), name
+
+
+def test_gradients_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorac.train.fused.gradients.PIECE", 1)
+    test_every_gradient_equals_that_of_the_added_form(8, (16, 16), 1, 75, ("unet", "text_encoder"))
 
 
 @pytest.mark.parametrize(
@@ -213,8 +220,8 @@ def test_an_error_in_the_helper_reaches_the_caller(monkeypatch: pytest.MonkeyPat
     unet, text_encoder = base()
     trainer = Alone(unet, text_encoder, LoRANetwork(unet, text_encoder, NetworkSettings(2, 2.0)))
 
-    def fail(_: AdamW, part: str, rate: float) -> None:
-        if part == "unet":
+    def fail(_: AdamW, stack: Stack, adamw: FusedAdamW, rate: float) -> None:
+        if stack.part == "unet":
             raise MemoryError("no more")
 
     monkeypatch.setattr(AdamW, "_apply_to", fail)

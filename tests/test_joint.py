@@ -30,7 +30,7 @@ class Gang:
         settings = Optimisation(weight_decay=0.1)
         scale = LossScale(torch.device("cpu"), needed=False)
         self.optimisers = {
-            n: AdamW(lora, PARTS, settings, scale, lambda part: None, Inline()) for n, lora in networks.items()
+            n: AdamW(lora, PARTS, settings, scale, lambda stack: None, Inline()) for n, lora in networks.items()
         }
         self.join()
 

@@ -15,6 +15,7 @@ from lorac.sd.unet import UNetConfig
 from lorac.train.helper import Inline, threads
 from lorac.train.objective import Objective, Pictures
 from lorac.train.optimiser import Optimisation
+from lorac.train.playback import check as check_graphs
 from lorac.train.slices import Sample, Step
 from lorac.train.step import Member, Trainer
 from lorac.train.switches import Switches
@@ -33,6 +34,16 @@ def new_trainer(
     lora = LoRANetwork(unet, text_encoder, NetworkSettings(4, 4.0), targets, seed=1)
     member = Member(lora, trained=targets, settings=settings, objective=Objective())
     return Trainer(unet, text_encoder, [member], clip_skip=2, max_token_length=150, switches=Switches(tape=tape))
+
+
+def new_gang(tape: bool) -> Trainer:
+    """Two members of other ranks, one of which clips its gradients."""
+    unet, text_encoder = base(0, UNET, TEXT)
+    members = []
+    for seed, (rank, norm) in enumerate([(4, 1.0), (2, 1e-3)]):
+        lora = LoRANetwork(unet, text_encoder, NetworkSettings(rank, 4.0), seed=seed)
+        members.append(Member(lora, settings=Optimisation(max_grad_norm=norm)))
+    return Trainer(unet, text_encoder, members, clip_skip=2, max_token_length=150, switches=Switches(tape=tape))
 
 
 def pictures() -> Pictures:
@@ -61,8 +72,8 @@ def step(number: int, batches: list[list[int]]) -> Step:
 
 TWO_BUCKETS = [[[0]], [[2]]] * 3
 CASES = {
-    "one picture": ([[[0]]] * 4, None),
-    "batch of 2, another optimiser": ([[[0, 1]]] * 4, Optimisation("lion")),
+    "one picture": ([[[0]]] * 5, None),
+    "batch of 2, another optimiser": ([[[0, 1]]] * 3, Optimisation("lion")),
     "accumulating, clipped": ([[[0], [1]]] * 3, Optimisation(max_grad_norm=1e-3, scale_weight_norms=0.05)),
     "two buckets, averaged": (TWO_BUCKETS, Optimisation(ema_decay=0.9)),
 }
@@ -96,16 +107,17 @@ def test_a_tape_gives_the_same_bits(case: str) -> None:
 
 
 def test_a_tape_of_the_unet_alone() -> None:
-    check(new_trainer(False, None, ("unet",)), new_trainer(True, None, ("unet",)), [[[0]]] * 4)
+    check(new_trainer(False, None, ("unet",)), new_trainer(True, None, ("unet",)), [[[0]]] * 3)
 
 
 def test_going_on_from_a_state_gives_the_same_bits() -> None:
-    schedule = TWO_BUCKETS
+    schedule = [[[0]]] * 5
     whole, first, second = new_trainer(True), new_trainer(True), new_trainer(True)
     losses = train(whole, schedule)
-    train(first, schedule[:4])
+    train(first, schedule[:2])
     second.members[0].load_state(first.members[0].state())
-    assert losses[4:] == train(second, schedule, 4)
+    assert losses[2:] == train(second, schedule, 2)
+    assert second.tapes.played == 1
     expected, got = whole.members[0].state(), second.members[0].state()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
@@ -122,6 +134,72 @@ def test_the_memory_of_a_tape_is_bounded() -> None:
     train(taped, [[[0]]] * 2)
     (tape,) = taped.tapes.tapes()
     assert tape.bytes < 0.6 * tape.taken  # what is not needed any more made room
+
+
+def double(x: Tensor) -> tuple[Tensor]:
+    return ((x + 1) * 2,)
+
+
+def test_what_cannot_be_recorded_leaves_other_work_its_tapes() -> None:
+    tapes = Tapes(Inline(), True, limit=2**20)
+    large, small = torch.ones(2**10, 2**9), torch.arange(3.0)
+    for _ in range(4):
+        for x in (large, small):
+            assert torch.equal(tapes.run("key", [x], double, [])[0], double(x)[0])
+    assert tapes.played == 2
+    assert len(tapes.failures) == 1
+
+
+def test_all_tapes_together_are_bounded() -> None:
+    tapes = Tapes(Inline(), True, held=10 * 2**20)
+    for _ in range(3):
+        for rows in (500, 501, 502):
+            x = torch.ones(rows, 2**10)
+            assert torch.equal(tapes.run("key", [x], lambda x: ((double(x)[0] + x).sum(0),), [])[0], 5 * x.sum(0))
+    assert 0 < len(tapes.tapes()) < 3
+    assert sum(tape.bytes for tape in tapes.tapes()) <= 10 * 2**20
+    assert "10 MB" in tapes.failures[0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        ("torch._C.Graph", AttributeError("no graphs")),
+        ("torch._C._create_function_from_graph", TypeError("incompatible function arguments")),
+        ("torch.jit.optimized_execution", RuntimeError("unknown")),
+    ],
+)
+def test_another_torchs_graphs_are_done_without(monkeypatch: pytest.MonkeyPatch, broken: str, error: Exception) -> None:
+    def raises(*_: Any) -> Any:
+        raise error
+
+    x = torch.arange(3.0)
+    warnings: list[str] = []
+    tapes = Tapes(Inline(), True, warn=warnings.append)
+    monkeypatch.setattr(broken, raises)
+    check_graphs.cache_clear()
+    for i in range(4):
+        for key in ("one", "another"):
+            assert torch.equal(tapes.run(key, [x + i], double, [])[0], double(x + i)[0])
+    check_graphs.cache_clear()
+    assert tapes.played == 0
+    assert len(warnings) == 1
+    assert str(error) in warnings[0] and torch.__version__ in warnings[0]
+
+
+def test_a_tape_of_a_gang_gives_the_same_bits() -> None:
+    plain, taped = new_gang(False), new_gang(True)
+    shown = pictures()
+    for number in range(4):
+        steps = [(step(2 * number + n, [[n]]), shown) for n in range(2)]
+        with threads(1):
+            assert plain.step(steps) == taped.step(steps)
+    for expected, got in zip(plain.members, taped.members, strict=True):
+        state = got.state()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in expected.state().items())
+    assert plain.tapes.played == 0
+    assert taped.tapes.played > 0
+    assert not taped.tapes.failures
 
 
 def twice(
@@ -201,6 +279,21 @@ def test_work_of_the_helper_reads_what_was_there_when_it_was_handed_over() -> No
         assert torch.equal(got[0], expected[0])
         assert torch.equal(got[1], expected[1])
     assert tapes.played == 2
+
+
+def test_what_is_no_operation_of_the_work_is_done_once_in_every_run() -> None:
+    count = torch.zeros(())
+
+    def work(tapes: Tapes, x: Tensor) -> tuple[Tensor, ...]:
+        def counted() -> None:
+            count.add_(1)
+
+        tapes.do(counted)
+        return (x + count,)
+
+    tapes, results = twice(work, torch.zeros(3))
+    assert tapes.played == 2
+    assert [float(result[0]) for (result,) in results] == [1.0, 3.0, 5.0, 7.0]
 
 
 def test_gradients_of_parameters_are_set_again() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lorac.train.objective import Pictures
 
 NAME = "train"
-VERSION = 4
+VERSION = 5
 SHAPE = Shape.CHAIN
 POOL = "gpu"
 OUTPUTS = ("lora", "moments", "losses")

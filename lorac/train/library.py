@@ -45,8 +45,9 @@ class Library(Optimiser):
             self.optimiser.step()
         for parameter in (*self.leaves.values(), *self._factors()):
             parameter.grad = None
-        for part in self._trained:
-            self._applied(part)
+        for stack in self._lora.stacks:
+            if stack.part in self._trained:
+                self._applied(stack)
 
     def _hand_gradients(self, divisor: Tensor | None) -> None:
         """Give each view a copy of its part of the stacked gradients: some optimisers write into them, and the stacked

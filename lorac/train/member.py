@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lorac.rng import seed64
 from lorac.sd.lora import LoRANetwork
-from lorac.sd.lora_names import PARTS, Part
+from lorac.sd.lora_names import PARTS
+from lorac.sd.lora_stack import Stack
 from lorac.train.average import Average
 from lorac.train.library import Library
 from lorac.train.loss_scale import LossScale
@@ -50,10 +51,10 @@ class Member:
             for factor in lora.parameters(part):
                 factor.requires_grad_(part in self.trained)
 
-    def join(self, device: torch.device, dtype: torch.dtype, merge: Callable[[Part], None], helper: Executor) -> None:
+    def join(self, device: torch.device, dtype: torch.dtype, merge: Callable[[Stack], None], helper: Executor) -> None:
         """Get ready for a base of `dtype`. The factors have found their places: fused operations may have moved them.
 
-        `merge` is called when a part's factors are new; `helper` may do work beside the caller's.
+        `merge` is called when a stack's factors are new; `helper` may do work beside the caller's.
         """
         self.device = device
         self.loss_scale = LossScale(device, needed=dtype == torch.float16)

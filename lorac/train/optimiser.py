@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import PARTS, Part
+from lorac.sd.lora_stack import Stack
 from lorac.train.adamw import FusedAdamW
 from lorac.train.loss_scale import LossScale
 
@@ -51,7 +53,7 @@ class Optimisation:
 
 
 class Optimiser(ABC):
-    """What all optimisers share. `applied(part)` is called when a part's factors are new; `helper` may do work beside
+    """What all optimisers share. `applied(stack)` is called when a stack's factors are new; `helper` may do work beside
     the caller's."""
 
     def __init__(
@@ -60,7 +62,7 @@ class Optimiser(ABC):
         trained: Sequence[Part],
         settings: Optimisation,
         loss_scale: LossScale,
-        applied: Callable[[Part], None],
+        applied: Callable[[Stack], None],
         helper: Executor,
     ) -> None:
         self._lora, self._trained, self._settings, self._loss_scale = lora, trained, settings, loss_scale
@@ -103,38 +105,48 @@ class Optimiser(ABC):
 
 
 class AdamW(Optimiser):
-    """One AdamW for each trained part, so that each can be applied beside other work.
+    """One AdamW for each trained stack, so that each can be applied, and merged, beside other work.
 
     `apply` may return before the U-Net's factors are new; `settle` waits for that.
     """
 
     def _prepare(self) -> None:
-        self._running: list[Future[None]] = []
+        self._running: list[tuple[Future[None], Callable[[], None]]] = []
         own = self._settings.given("weight_decay", "betas", "eps")
-        self.parts = {part: FusedAdamW(_groups(self._lora, part), **own) for part in self._trained}
+        self.parts = {
+            part: {stack: FusedAdamW(groups, **own) for stack, groups in _groups(self._lora, part)}
+            for part in self._trained
+        }
 
     def _update(self, divisor: Tensor | None, overflow: Tensor | None, rates: Mapping[Part, float]) -> None:
         # AdamW's kernel divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1.
-        for optimiser in self.parts.values():
-            optimiser.grad_scale, optimiser.found_inf = divisor, overflow
+        updates = {
+            part: [partial(self._apply_to, stack, adamw, rates[part]) for stack, adamw in stacks.items()]
+            for part, stacks in self.parts.items()
+        }
+        for stacks in self.parts.values():
+            for adamw in stacks.values():
+                adamw.grad_scale, adamw.found_inf = divisor, overflow
         # The U-Net's factors are wanted last: they are updated beside the next step's text encoder.
-        if "unet" in self.parts:
-            self._running.append(self._helper.submit(self._apply_to, "unet", rates["unet"]))
-        if "text_encoder" in self.parts:
-            self._apply_to("text_encoder", rates["text_encoder"])
+        self._running += [(self._helper.submit(update), update) for update in updates.get("unet", [])]
+        for update in updates.get("text_encoder", []):
+            update()
 
-    def _apply_to(self, part: Part, rate: float) -> None:
-        optimiser = self.parts[part]
-        for group in optimiser.param_groups:
+    def _apply_to(self, stack: Stack, adamw: FusedAdamW, rate: float) -> None:
+        for group in adamw.param_groups:
             group["lr"] = rate * group["factor"]
-        optimiser.step()
-        optimiser.zero_grad()
-        self._applied(part)
+        adamw.step()
+        adamw.zero_grad()
+        self._applied(stack)
 
     def settle(self) -> None:
-        for update in self._running:
-            update.result()
-        self._running.clear()
+        while self._running:
+            # What the helper has not begun is done here, from the end of its queue.
+            running, update = self._running.pop()
+            if running.cancel():
+                update()
+            else:
+                running.result()
 
     def state(self) -> dict[str, Tensor]:
         """The moments as `exp_avg/NAME` and `exp_avg_sq/NAME` with kohya's names, and the number of `updates`."""
@@ -143,7 +155,7 @@ class AdamW(Optimiser):
             for moment in MOMENTS
             for name, view in self._lora.named(self._moment(moment)).items()
         }
-        counts = [values["step"] for adamw in self.parts.values() for values in adamw.state.values()]
+        counts = [values["step"] for adamw in self._all() for values in adamw.state.values()]
         return tensors | {"updates": counts[0] if counts else torch.zeros(())}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -151,22 +163,32 @@ class AdamW(Optimiser):
         for moment, values in moments.items():
             for name, view in self._lora.named(values).items():
                 view.copy_(tensors[f"{moment}/{name}"])
-        for part, adamw in self.parts.items():
-            for factor in self._lora.parameters(part):
-                kept = {moment: values[factor] for moment, values in moments.items()}
-                adamw.state[factor] = {"step": tensors["updates"].to(factor.device, copy=True), **kept}
+        for adamw in self._all():
+            for group in adamw.param_groups:
+                for factor in group["params"]:
+                    kept = {moment: values[factor] for moment, values in moments.items()}
+                    adamw.state[factor] = {"step": tensors["updates"].to(factor.device, copy=True), **kept}
+
+    def _all(self) -> list[FusedAdamW]:
+        return [adamw for stacks in self.parts.values() for adamw in stacks.values()]
 
     def _moment(self, moment: str) -> dict[nn.Parameter, Tensor]:
         """One of the moments for every factor; zeros before the first step and for a part that is not trained."""
 
-        def of(part: Part, factor: nn.Parameter) -> Tensor:
-            kept = self.parts[part].state.get(factor, {}) if part in self.parts else {}
-            value: Tensor = kept.get(moment, torch.zeros_like(factor, requires_grad=False))
+        states = {factor: state for adamw in self._all() for factor, state in adamw.state.items()}
+
+        def of(factor: nn.Parameter) -> Tensor:
+            value: Tensor = states.get(factor, {}).get(moment, torch.zeros_like(factor, requires_grad=False))
             return value
 
-        return {factor: of(part, factor) for part in PARTS for factor in self._lora.parameters(part)}
+        return {factor: of(factor) for part in PARTS for factor in self._lora.parameters(part)}
 
 
-def _groups(lora: LoRANetwork, part: Part) -> list[dict[str, Any]]:
-    """torch's parameter groups; `factor` is on the part's learning rate."""
-    return [{"params": group.parameters, "factor": group.factor} for group in lora.groups(part)]
+def _groups(lora: LoRANetwork, part: Part) -> list[tuple[Stack, list[dict[str, Any]]]]:
+    """Of each stack, torch's parameter groups; `factor` is on the part's learning rate."""
+    factors = {parameter: group.factor for group in lora.groups(part) for parameter in group.parameters}
+    return [
+        (stack, [{"params": [parameter], "factor": factors[parameter]} for parameter in stack.parameters()])
+        for stack in lora.stacks
+        if stack.part == part
+    ]

@@ -20,8 +20,15 @@ from lorac.train.recording import Call, Recorder, Track, memory
 
 Action: TypeAlias = Callable[[], object]
 
+FOREIGN = (AttributeError, RuntimeError, TypeError)
+"""What calls of TorchScript's own objects raise if a version has others: they are no public interface."""
+
 ALIGNMENT = 64
 """Bytes; torch's own allocations are as good, and matrix products may round otherwise elsewhere."""
+
+
+class Unplayable(Exception):
+    """This version of torch makes no graphs in the way that is known here."""
 
 
 class Arena:
@@ -84,6 +91,12 @@ class Compiler:
 
     def actions(self, track: Track) -> list[Action]:
         """The track as actions that have to be done one after the other."""
+        try:
+            return self._actions(track)
+        except FOREIGN as error:
+            raise Unplayable(_explanation(error)) from error
+
+    def _actions(self, track: Track) -> list[Action]:
         actions: list[Action] = []
         graph = _Graph()
         for item in track.items:
@@ -217,3 +230,23 @@ class _Graph:
             node.output().setType(torch._C.ListType(torch._C.TensorType.get()))
             return node.output()
         return self._graph.insertConstant(list(value) if isinstance(value, tuple) else value)
+
+
+@cache
+def check() -> None:
+    """Play a graph of two operations. Raises Unplayable if that fails or gives something else."""
+    x, y = torch.arange(3.0), torch.zeros(3)
+    try:
+        graph = _Graph()
+        known = graph.add(_Step(torch.ops.aten.cat.out, ([x, x[:0]],), {"out": y}))
+        known &= graph.add(_Step(torch.ops.aten.mul_.Tensor, (y, 2.0), {}))
+        for action in graph.actions():
+            action()
+    except FOREIGN as error:
+        raise Unplayable(_explanation(error)) from error
+    if not known or not torch.equal(y, 2 * x):
+        raise Unplayable(f"graphs of torch {torch.__version__} do not do what they should")
+
+
+def _explanation(error: Exception) -> str:
+    return f"torch {torch.__version__} makes no graph ({error})"

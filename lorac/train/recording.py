@@ -8,6 +8,7 @@ for, they may run at any time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -92,7 +93,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tracks = [self.main]
         self.failure: str | None = None
         self.bytes = 0
-        self._limit, self._clock = limit, 0
+        self._limit, self._clock, self._paused = limit, 0, False
         self._stack = [self.main]
         self._made: set[int] = set()
         self._kept: list[Tensor] = []  # so that no address is used twice
@@ -104,9 +105,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if self.failure is None:
+        if self.failure is None and not self._paused:
             self._add(func, args, kwargs, out)
         return out
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within is not recorded."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     def mark(self, mark: Mark) -> None:
         self._stack[-1].items.append(mark)

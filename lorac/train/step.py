@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from lorac.sd.clip import TextEncoder
-from lorac.sd.lora_names import PARTS, Part
+from lorac.sd.lora_names import PARTS
+from lorac.sd.lora_stack import Stack
 from lorac.sd.unet import UNet
 from lorac.train.fused.network import Fused
 from lorac.train.helper import Inline, helper_for, keep_freed_memory, threads
@@ -66,11 +67,11 @@ class Trainer:
         helper = helper_for(self.device) if self.switches.beside else Inline()
         merged = all(member.lora.merged for member in self.members)
         usual = self.device.type == "cpu" and self.dtype == torch.float32  # else a loss scale changes from step to step
-        self.tapes = Tapes(helper, self.switches.tape and self.switches.fused and merged and usual)
+        self.tapes = Tapes(helper, self.switches.tape and self.switches.fused and merged and usual, warn=warn)
         self.fused = self._fuse(self.tapes)
         self._small = self.fused is not None and merged
-        for number, member in enumerate(self.members):
-            member.join(self.device, self.dtype, self._merging(number), helper)
+        for member in self.members:
+            member.join(self.device, self.dtype, self._merging(), helper)
         frozen = not any(member.lora.parameters("text_encoder") for member in self.members)
         self._text_states = TextStates(text_encoder, clip_skip) if self.switches.text_states and frozen else None
 
@@ -145,7 +146,8 @@ class Trainer:
             self.tapes.do(member.optimiser.settle)
         noisy_BCHW = _joined([batch.noisy for batch in rows]).to(self.device, self.dtype)
         t_B = _joined([batch.timestep for batch in rows]).to(self.device)
-        with self.tapes.threads(2) if self._small else nullcontext():  # the helper has nothing to do meanwhile
+        # With more than one sample operations are long enough for two threads: the helper has nothing to do meanwhile.
+        with self.tapes.threads(2) if self._small and len(noisy_BCHW) > 1 else nullcontext():
             estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
         estimates = [estimate_BCHW] if len(rows) == 1 else estimate_BCHW.chunk(len(rows))
         parts = dict(zip(self._places(shares), estimates, strict=True))
@@ -177,10 +179,9 @@ class Trainer:
         assert len(loras) == 1, "only networks that can be fused are trained together"
         return None
 
-    def _merging(self, member: int) -> Callable[[Part], None]:
-        """What puts a member's new factors into the layers."""
-        fused = self.fused
-        return (lambda part: fused.merge(part, member)) if fused else lambda part: None
+    def _merging(self) -> Callable[[Stack], None]:
+        """What puts a stack's new factors into the layers."""
+        return (lambda stack: stack.merge()) if self.fused else lambda stack: None
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
@@ -17,17 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from lorac.train.helper import threads
-from lorac.train.playback import Action, Compiler
+from lorac.train.playback import Action, Compiler, Unplayable, check
 from lorac.train.recording import Recorder, Track
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LIMIT = 256 * 2**20
-"""Bytes that a step may take without giving any back while it is recorded; larger ones are not recorded."""
+LIMIT = 2**30
+"""Bytes that a step may take without giving any back while it is recorded; larger ones are not recorded. One of five
+LoRAs takes 413 MB, and its tape holds 130."""
+
+HELD = 2**30
+"""Bytes that all tapes of a trainer may hold. A tape that would go beyond that is not kept."""
 
 MOST = 32
-"""Tapes at a time. More shapes than that go on without."""
+"""Shapes of steps that are told apart. More than that go on without tapes."""
 
 Inputs: TypeAlias = Sequence[Tensor | None]
 Work: TypeAlias = Callable[..., tuple[Tensor, ...]]
@@ -97,9 +101,17 @@ class Tapes(Executor):
     """The tapes of a trainer. What `run` is given to do hands work to this executor instead of the helper, and says by
     `do` and `threads` what is not an operation on tensors."""
 
-    def __init__(self, helper: Executor, enabled: bool, limit: int = LIMIT) -> None:
-        self._helper, self._enabled, self._limit = helper, enabled, limit
+    def __init__(
+        self,
+        helper: Executor,
+        enabled: bool,
+        limit: int = LIMIT,
+        held: int = HELD,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._helper, self._enabled, self._limit, self._held, self._warn = helper, enabled, limit, held, warn
         self._tapes: dict[Hashable, Tape | None] = {}
+        self._given_up: set[Hashable] = set()
         self._recorder: Recorder | None = None
         self._current: list[Tape] = []
         self.failures: list[str] = []
@@ -110,12 +122,15 @@ class Tapes(Executor):
 
         What `work` does must follow from `key`, from the shapes of `inputs` and from the values of tensors that keep
         their memory from one run to the next. It returns tensors, and may set `grad` of `parameters`. Of equal runs,
-        the first is done as it is, for it may set things up; the second is recorded.
+        the first is done as it is, for it may set things up; the second is recorded. What cannot be recorded is done
+        as it is for good.
         """
         if not self._enabled:
             return work(*inputs)
         shapes = tuple(None if given is None else (given.shape, given.stride(), given.dtype) for given in inputs)
         key = (key, shapes, torch.get_num_threads())
+        if key in self._given_up:
+            return work(*inputs)
         if key not in self._tapes:
             if len(self._tapes) < MOST:
                 self._tapes[key] = None
@@ -124,10 +139,9 @@ class Tapes(Executor):
         if tape is not None:
             self.played += 1
             return tape.play(inputs)
-        outputs, tape = self._record(inputs, work, parameters)
-        if tape is None:
-            self._enabled = False
-        self._tapes[key] = tape
+        outputs, self._tapes[key] = self._record(inputs, work, parameters)
+        if self._tapes[key] is None:
+            self._given_up.add(key)
         return outputs
 
     def _record(
@@ -142,21 +156,43 @@ class Tapes(Executor):
                 outputs = work(*own)
         finally:
             self._recorder = None
+        tape = self._compiled(recorder, own, outputs, parameters)
+        if tape is None:
+            return outputs, None
+        current.append(tape)
+        return tuple(output.clone() for output in outputs), tape
+
+    def _compiled(
+        self, recorder: Recorder, own: Inputs, outputs: tuple[Tensor, ...], parameters: Sequence[nn.Parameter]
+    ) -> Tape | None:
+        """The tape; None, and a failure noted, if there is none."""
         if recorder.failure is not None:
             self.failures.append(recorder.failure)
-            return outputs, None
-        current.append(Tape(recorder, own, outputs, parameters))
-        return tuple(output.clone() for output in outputs), current[0]
+            return None
+        try:
+            check()
+            tape = Tape(recorder, own, outputs, parameters)
+        except Unplayable as error:
+            self._enabled = False
+            self.failures.append(str(error))
+            self._warn(f"training steps are not recorded, which makes them slower: {error}")
+            return None
+        if sum(other.bytes for other in self.tapes()) + tape.bytes > self._held:
+            self.failures.append(f"all tapes would hold more than {self._held >> 20} MB")
+            return None
+        return tape
 
     def tapes(self) -> list[Tape]:
         """All that there are."""
         return [tape for tape in self._tapes.values() if tape is not None]
 
-    def do(self, action: Action) -> None:
+    def do(self, action: Callable[[], None]) -> None:
         """Something that is not an operation on tensors of `work`: do it now, and in every run."""
-        action()
-        if self._recorder is not None:
-            self._recorder.mark(action)
+        recorder = self._recorder
+        with nullcontext() if recorder is None else recorder.paused():
+            action()
+        if recorder is not None:
+            recorder.mark(action)
 
     @contextmanager
     def threads(self, count: int) -> Iterator[None]:

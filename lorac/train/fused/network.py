@@ -61,11 +61,12 @@ class Fused:
         helper: Executor,
         switches: Switches,
     ) -> None:
-        self._loras, self._helper, self._switches = list(loras), helper, switches
+        self._helper, self._switches = helper, switches
         usual = Recompute.NOTHING if loras[0].merged else Recompute.ELEMENTWISE
         self.recompute = usual if switches.recompute is None else switches.recompute
         self.scratch, self._graph = Scratch(), Graph()
-        self._started: dict[StackGradients, Future[list[Tensor]]] = {}
+        self._started: list[tuple[Future[list[Tensor]], Callable[[], list[Tensor]]]] = []
+        self._over: set[StackGradients] = set()
         self._stacks: list[StackGradients] = []
         self._places: dict[tuple[Part, str], tuple[StackGradients | Untrained, int]] = {}
         for stack in joint_stacks(loras):
@@ -87,33 +88,31 @@ class Fused:
     def finish(self) -> list[Tensor]:
         """After backward: set the gradients of all factors; returns for each LoRA the norm of all of them."""
         for gradients in self._stacks:
-            if gradients not in self._started:
-                self._start(gradients)
-        norms: dict[StackGradients, list[Tensor]] = {}
-        for gradients, started in reversed(self._started.items()):
+            if gradients not in self._over:
+                self._start(gradients, last=True)
+        self._over.clear()
+        norms: list[list[Tensor]] = []
+        while self._started:
             # What the helper has not begun is done here, from the end of its queue.
-            norms[gradients] = gradients.finish() if started.cancel() else started.result()
-        self._started.clear()
-        of_members = zip(*(norms[gradients] for gradients in self._stacks), strict=True)
-        return [torch.linalg.vector_norm(torch.cat(of_stacks)) for of_stacks in of_members]
+            started, work = self._started.pop()
+            norms.append(work() if started.cancel() else started.result())
+        return [torch.linalg.vector_norm(torch.cat(of_pieces)) for of_pieces in zip(*norms, strict=True)]
 
     def forget(self) -> None:
         """After a pass that was not finished: let go of what backward recorded."""
-        for started in self._started.values():
+        for started, _ in self._started:
             if not started.cancel():
                 started.exception()
         self._started.clear()
+        self._over.clear()
         for gradients in self._stacks:
             gradients.forget()
 
-    def merge(self, part: str, member: int = 0) -> None:
-        """Put the current factors of one LoRA's part into its layers."""
-        for stack in self._loras[member].stacks:
-            if stack.part == part:
-                stack.merge()
-
-    def _start(self, gradients: StackGradients) -> None:
-        self._started[gradients] = self._helper.submit(gradients.finish)
+    def _start(self, gradients: StackGradients, last: bool = False) -> None:
+        if last or gradients.complete:
+            self._over.add(gradients)
+        work = gradients.piece(last)
+        self._started.append((self._helper.submit(work), work))
 
     def _fuse_text_encoder(self, text_encoder: TextEncoder) -> None:
         layers = text_encoder.text_model.encoder.layers
