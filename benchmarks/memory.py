@@ -135,7 +135,7 @@ def measure(
     """
     unet, text = unet or UNetConfig(), text or TextConfig()
     sizes, first, *rest = sizes_of(unet, text), *sorted(steps)
-    place = (as_on_a_card(), torch.device("meta")) if setting.half else (MODE, nullcontext())
+    place = (as_on_a_card(), torch.device("meta")) if setting.half else (nullcontext(), nullcontext())
     with place[0], Live() as live:
         with place[1]:
             base = models(unet, text, torch.float16 if setting.half else torch.float32)

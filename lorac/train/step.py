@@ -70,6 +70,7 @@ class Trainer:
         self.fused = self._fuse(self.tapes)
         self._small = self.fused is not None and merged
         for number, member in enumerate(self.members):
+            member.lora.fuse(self._fused_parts())
             member.join(self.device, self.dtype, self._merging(number), helper)
         frozen = not any(member.lora.parameters("text_encoder") for member in self.members)
         self._text_states = TextStates(text_encoder, clip_skip) if self.switches.text_states and frozen else None
@@ -176,6 +177,12 @@ class Trainer:
             return Fused(self.unet, self.text_encoder, loras, self.trained, helper, self.switches)
         assert len(loras) == 1, "only networks that can be fused are trained together"
         return None
+
+    def _fused_parts(self) -> Sequence[Part]:
+        """Whose layers `Fused` has replaced."""
+        if self.fused is None:
+            return ()
+        return PARTS if len(self.members) > 1 else [part for part in PARTS if part in ("unet", *self.trained)]
 
     def _merging(self, member: int) -> Callable[[Part], None]:
         """What puts a member's new factors into the layers."""

@@ -68,7 +68,7 @@ class Fused:
         self._started: dict[StackGradients, Future[list[Tensor]]] = {}
         self._stacks: list[StackGradients] = []
         self._places: dict[tuple[Part, str], tuple[StackGradients | Untrained, int]] = {}
-        for stack in joint_stacks(loras):
+        for stack in joint_stacks(loras, copies=self.recompute < Recompute.TRANSFORMER):
             gradients: StackGradients | Untrained = Untrained(stack)
             if stack.part in trained:
                 gradients = StackGradients(stack, self._start)
