@@ -24,10 +24,11 @@ aten = torch.ops.aten
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """`now` and `peak` in bytes, of the storages made since the mode was entered."""
+    """`now` and `peak` in bytes, of the storages made since the mode was entered on a `device` of this type."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
         self._shapes: dict[Any, Any] = {}
@@ -39,7 +40,7 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return 1.0  # the step only asks for a gradient's norm and a clipping factor
         result = self._result(func, args, kwargs)
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == self._device:
                 self._count(tensor.untyped_storage())
         return result
 
@@ -120,8 +121,7 @@ def _is_large(func: Any, args: Any, kwargs: Any) -> bool:
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if tensors:
         return any(tensor.is_meta or tensor.numel() >= SMALL for tensor in tensors)
-    sizes = [leaf for leaf in tree_leaves(args[:1]) if isinstance(leaf, int)]
-    return torch.Size(sizes).numel() >= SMALL and len(sizes) > 0
+    return func in _FILLED
 
 
 def _group_norm(x: torch.Tensor, weight: Any, bias: Any, batch: int, c: int, hw: int, groups: int, eps: float) -> Any:
@@ -149,6 +149,7 @@ _KNOWN = {
     aten.native_layer_norm_backward.default: _norm_backward,
 }
 """Whose kernels keep the memory order of their input, where "meta" goes through a chain of small operations."""
+_FILLED = {aten.zeros.default, aten.ones.default, aten.full.default}
 _SHAPE_CHANGING = {aten.t_.default, aten.transpose_.default, aten.detach_.default, aten.resize_.default}
 
 

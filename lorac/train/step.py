@@ -121,7 +121,7 @@ class Trainer:
         """What one pass adds to the losses of its members; and the norms of their gradients, if they are fused."""
         batches = [self.members[s.member].objective.batch(s.samples, s.pictures, self.max_token_length) for s in shares]
         ids_BKL = _joined([batch.ids for batch in self._rows(shares, batches)])
-        states_BLD = None if self._text_states is None else self._text_states.of(ids_BKL, self.device)
+        states_BLD = None if self._text_states is None else self._text_states.of(ids_BKL, self.device, self.dtype)
 
         def work(context: Tensor | None, *fields: Tensor | None) -> tuple[Tensor, ...]:
             if self.fused:
