@@ -1,15 +1,17 @@
 """Predicted and true peaks of memory of a training step, over a grid of settings.
 
-    python -m benchmarks.memory [--quick] [--real] [--jobs 2]
+    python -m benchmarks.memory [--quick] [--jobs 2]
+    python -m benchmarks.memory --real
 
 `peaks.py` says what the truth is. The settings of `usual` were looked at while the formulas of `lorac.train.memory` were
-written; those of `held_back` are drawn at random and were measured when the formulas stood. With --real the CPU
-allocator's own count of full-size steps is compared with the steps without numbers (11 GB, two minutes).
+written; those of `held_back` are drawn at random and were measured when the formulas stood. --real compares full-size steps without
+numbers with the CPU allocator's own count of them, and adds that to the result (11 GB, three minutes).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
 import sys
@@ -22,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import commit, machine, table, versions, write_result
+from benchmarks.common import RESULTS, commit, machine, table, versions, write_result
 from benchmarks.peaks import BOTH, UNET, Point, Setting, Size, measure, on_cuda, on_real_cpu
 from lorac.train.memory.choose import choose
 from lorac.train.memory.shapes import Sizes
@@ -95,22 +97,24 @@ def tiers() -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few settings, nothing written")
-    parser.add_argument("--real", action="store_true", help="also full-size steps on real tensors")
+    parser.add_argument("--real", action="store_true", help="full-size steps on real tensors instead")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     options = parser.parse_args()
+    if options.real:
+        (RESULTS / "memory.json").write_text(_with_real([_real(*case) for case in REAL]), encoding="utf-8")
+        return
     cases = {"usual": list(usual(options.quick))}
     if not options.quick:
         cases["held back"] = [*held_back(DRAWN, True), *held_back(DRAWN_CPU, False)]
     found = {name: _measured(some, options.jobs) for name, some in cases.items()}
     if torch.cuda.is_available():
         found["cuda"] = [point for case in cases["usual"] if case[0].half for point in on_cuda(*case)]
-    real = [_real(*case) for case in REAL] if options.real else []
     points = [point for some in found.values() for point in some]
     print(_table(points))
     for name, some in found.items():
         print(f"{name}: {len(some)} steps; largest error {_worst(some):+.1%}, median {_median(some):.2%}")
     if not options.quick:
-        _write(found, real)
+        _write(found)
 
 
 def _measured(cases: Sequence[Case], jobs: int) -> list[Point]:
@@ -155,14 +159,20 @@ def _table(points: Sequence[Point]) -> str:
     return table(["setting", "recompute", "as on a", "text encoder", "predicted MB", "true MB", "error"], rows)
 
 
-def _write(found: Mapping[str, Sequence[Point]], real: Sequence[Mapping[str, Any]]) -> None:
+def _with_real(real: Sequence[Mapping[str, Any]]) -> str:
+    """The result that is there, with these."""
+    found = json.loads((RESULTS / "memory.json").read_text("utf-8"))
+    return json.dumps(found | {"real": real}, indent=2) + "\n"
+
+
+def _write(found: Mapping[str, Sequence[Point]]) -> None:
     where = {"machine": machine(), "versions": versions(["torch"]), "commit": commit()}
     errors = {
         name: {"steps": len(some), "largest": round(_worst(some), 4), "median": round(_median(some), 4)}
         for name, some in found.items()
     }
     steps = {name: [point.facts() | {"cuda": point.setting.half} for point in some] for name, some in found.items()}
-    write_result("memory", {**where, "errors": errors, "real": real, "tiers": tiers(), "steps": steps})
+    write_result("memory", {**where, "errors": errors, "tiers": tiers(), "steps": steps})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ device, and as on a CPU, in float32. `on_cpu` and `on_cuda` find it on real tens
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Setting:
     half: bool = True
     away: bool = False
     chunks: int = 2
+    tape: bool = True
 
     @property
     def text(self) -> bool:
@@ -101,7 +103,7 @@ def trainer_of(base: Base, setting: Setting) -> Trainer:
         [Member(network, trained=setting.targets) for network in networks],
         clip_skip=2,
         max_token_length=75 * setting.chunks,
-        switches=Switches(recompute=setting.level, beside=False),
+        switches=Switches(recompute=setting.level, beside=False, tape=setting.tape),
     )
 
 
@@ -147,6 +149,7 @@ def _on_cpu(setting: Setting, size: Size, unet: UNetConfig, text: TextConfig) ->
 def on_real_cpu(setting: Setting, size: Size, unet: UNetConfig | None = None, text: TextConfig | None = None) -> int:
     """The highest sum of the CPU allocator's events, from making the models to the end of the second step."""
     activity = torch.profiler.ProfilerActivity.CPU
+    gc.collect()  # what earlier trainers have left must not be given back, and counted, meanwhile
     with torch.profiler.profile(activities=[activity], profile_memory=True) as profile:
         trainer = trainer_of(models(unet or UNetConfig(), text or TextConfig()), setting)
         for index in range(2):

@@ -55,7 +55,7 @@ def predict(run: Run, plan: Plan) -> Prediction:
     copied = 4 * trained if run.optimizer in COPIES else 0
     peak = max(peak, copied)
     return Prediction(
-        weights=(sizes.unet_weights() + text) * run.element + copies,
+        weights=(sizes.unet_weights() + text) * run.element + copies + _merged(run),
         lora=stored * (4 + (run.element if copies_factors(run, plan) else 0)),
         gradients=stored * 4,
         optimiser=round(stored * (MOMENTS.get(run.optimizer, 0.0) + (4 if run.ema else 0))),
@@ -70,6 +70,12 @@ def predict(run: Run, plan: Plan) -> Prediction:
 def copies_factors(run: Run, plan: Plan) -> bool:
     """Whether factors are held in the base's precision too; else that is made of each when it is read."""
     return run.cuda and not run.merged and plan.recompute < Recompute.TRANSFORMER
+
+
+def _merged(run: Run) -> int:
+    """The merged form holds the adapted weights side by side, and of each network the merged ones and their gradients."""
+    adapted = sum(outputs * inputs for outputs, inputs in map(run.sizes.module, run.networks[0]))
+    return adapted * run.element * (1 + 2 * len(run.networks)) if run.merged else 0
 
 
 def _captions(run: Run, plan: Plan) -> int:
