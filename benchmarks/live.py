@@ -66,7 +66,8 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         device = kwargs.get("device") or (tensors[0].device if tensors else torch.get_default_device())
         key = (func, _form(args), _form(sorted(kwargs.items())))
         if key not in self._shapes:
-            made = _KNOWN[func](*args) if func in _KNOWN else _on_meta(func, args, kwargs)
+            known = _KNOWN.get(func)
+            made = known(*args) if known else _on_meta(func, args, kwargs)
             self._shapes[key] = tree_map(_Form.of, made)
         return tree_map(lambda form: form.empty(device) if isinstance(form, _Form) else form, self._shapes[key])
 
@@ -142,7 +143,7 @@ def _like(x: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(x, device="meta")
 
 
-_KNOWN = {
+_KNOWN: dict[Any, Any] = {
     aten.native_group_norm.default: _group_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_group_norm_backward.default: _norm_backward,

@@ -3,9 +3,10 @@
     python -m benchmarks.memory [--quick] [--jobs 2]
     python -m benchmarks.memory --real
 
-`peaks.py` says what the truth is. The settings of `usual` were looked at while the formulas of `lorac.train.memory` were
-written; those of `held_back` are drawn at random and were measured when the formulas stood. --real compares full-size steps without
-numbers with the CPU allocator's own count of them, and adds that to the result (11 GB, three minutes).
+`peaks.py` says what the truth is. The settings of `usual` were looked at while the formulas of `lorac.train.memory`
+were written; those of `held_back` are drawn at random and were measured when the formulas stood. --real compares
+full-size steps without numbers with the CPU allocator's own count of them, and adds that to the result (11 GB, three
+minutes).
 """
 
 from __future__ import annotations

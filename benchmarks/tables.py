@@ -80,7 +80,12 @@ def memory(results: Path = RESULTS) -> str:
 
 
 OWN = Path(__file__).parent / "README.md"
-PLACES = ((ROOT / "README.md", "speed", speed), (OWN, "targets", targets), (OWN, "ablation", ablation), (OWN, "memory", memory))
+PLACES = (
+    (ROOT / "README.md", "speed", speed),
+    (OWN, "targets", targets),
+    (OWN, "ablation", ablation),
+    (OWN, "memory", memory),
+)
 
 
 def filled(text: str, name: str, made: str) -> str:

@@ -103,5 +103,3 @@ def _words(run: Run, plan: Plan) -> str:
 def _other(run: Run, choice: Choice, outcome: Outcome) -> str:
     times = choice.times(outcome)
     return f"{shown(outcome.prediction.total)}, {times:.2f} × the time: {_words(run, outcome.plan)}"
-
-

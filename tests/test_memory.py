@@ -76,9 +76,9 @@ def test_sizes_are_read_from_headers() -> None:
     ],
 )
 def test_predicted_peaks_on_a_card(setting: Setting, steps: list[Size]) -> None:
-    """The error allowed is 5 %; one of 1.5 % is less than the smallest part."""
+    """The error allowed is 5 %; one of 0.75 % would show that a part is missing."""
     for point in measure(setting, steps):
-        assert abs(point.error) < 0.015, point
+        assert abs(point.error) < 0.0075, point
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_predicted_peaks_on_a_card(setting: Setting, steps: list[Size]) -> None:
 def test_predicted_peaks_on_a_cpu(setting: Setting, size: Size) -> None:
     """With the transformed weights of minimal filtering, two fifths of all."""
     (point,) = measure(setting, [size])
-    assert abs(point.error) < 0.015, point
+    assert abs(point.error) < 0.0075, point
 
 
 def test_predicted_peaks_of_a_merged_base() -> None:
@@ -99,12 +99,16 @@ def test_predicted_peaks_of_a_merged_base() -> None:
     mini = UNetConfig(32, 64, 2), TextConfig(64, 12, 1, 256)
     setting = Setting(16, level=Recompute.NOTHING, half=False, tape=False)
     (point,) = measure(setting, [Size(128, 128, 4)], *mini)
-    assert abs(point.error) < 0.015, point
+    assert abs(point.error) < 0.0075, point
 
 
 def test_living_bytes_are_those_of_the_allocator() -> None:
     """Of a step without numbers, and of one with."""
-    configs, setting, size = (UNetConfig(32, 32, 2), TextConfig(32, 12, 2, 64)), Setting(64, half=False), Size(64, 96, 2)
+    configs, setting, size = (
+        (UNetConfig(32, 32, 2), TextConfig(32, 12, 2, 64)),
+        Setting(64, half=False),
+        Size(64, 96, 2),
+    )
     with Live("cpu") as live:
         trainer = trainer_of(models(*configs), setting)
         for index in range(2):

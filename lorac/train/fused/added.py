@@ -33,12 +33,12 @@ class AddedForm:
         self._kept: tuple[Tensor, Tensor] | None = None
 
     @property
-    def _down_NMI(self) -> Tensor:
+    def _down(self) -> Tensor:
         """In the base's dtype, cast where no such copy is held."""
         return self._read_down_NMI.to(self._weight_YI.dtype)
 
     @property
-    def _up_KNOR(self) -> Tensor:
+    def _up(self) -> Tensor:
         return self._read_up_KNOR.to(self._weight_YI.dtype)
 
     def rows(self, x_NLI: Tensor, plus_RY: Tensor | None, times: float) -> Tensor:
@@ -68,14 +68,14 @@ class AddedForm:
         dy_RY = beside(dy_KNLO).flatten(0, 1)
         dx_RI = dy_RY @ self._weight_YI if plus_RI is None else torch.addmm(plus_RI, dy_RY, self._weight_YI)
         dmiddle_NLM = self.record(x_NLI, dy_KNLO)
-        dx_RI.view(x_NLI.shape).baddbmm_(dmiddle_NLM, self._down_NMI)
+        dx_RI.view(x_NLI.shape).baddbmm_(dmiddle_NLM, self._down)
         return dx_RI
 
     def backward_columns(self, x_NLI: Tensor, dy_KNLO: Tensor, samples: int) -> Tensor:
         dy_RY = beside(dy_KNLO).flatten(0, 1)
         dx_IR = torch.mm(self._weight_YI.t(), dy_RY.t())
         dx_NIL = dx_IR.view(-1, *x_NLI.shape[:2]).transpose(0, 1).contiguous()
-        dx_NIL.baddbmm_(self._down_NMI.mT, self.record(x_NLI, dy_KNLO).mT)
+        dx_NIL.baddbmm_(self._down.mT, self.record(x_NLI, dy_KNLO).mT)
         return apart(dx_NIL[None], samples)
 
     def record(self, x_NLI: Tensor, dy_KNLO: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class AddedForm:
         networks, rows, _ = x_NLI.shape
         dmiddle_NLKR = x_NLI.new_empty(networks, rows, self._count, self._read_up_KNOR.shape[3])
         dmiddle_KNLR = dmiddle_NLKR.permute(2, 0, 1, 3)
-        up_KNOR = self._up_KNOR
+        up_KNOR = self._up
         for at in self._batches:
             torch.bmm(dy_KNLO[at], up_KNOR[at], out=dmiddle_KNLR[at])
         del up_KNOR
@@ -97,7 +97,7 @@ class AddedForm:
         """s · x downᵀ (N, L, M)."""
         if self._kept and _same(self._kept[0], x_NLI):
             return self._kept[1]
-        middle_NLM = self._scaled(torch.bmm(x_NLI, self._down_NMI.mT))
+        middle_NLM = self._scaled(torch.bmm(x_NLI, self._down.mT))
         self._kept = (x_NLI, middle_NLM) if self._keeps else None
         return middle_NLM
 
@@ -113,7 +113,7 @@ class AddedForm:
 
     def _add_up(self, y_KNLO: Tensor, middle_NLM: Tensor, times: float = 1.0) -> None:
         """`times` · middle upᵀ into `y_KNLO`."""
-        middle_KNLR, up_KNOR = self._by_module(middle_NLM), self._up_KNOR
+        middle_KNLR, up_KNOR = self._by_module(middle_NLM), self._up
         for at in self._batches:
             y_BLO = y_KNLO[at]
             y_BLO.baddbmm_(middle_KNLR[at], up_KNOR[at].mT, alpha=times)

@@ -23,7 +23,8 @@ COPIES = ("lion", "prodigy", "adamw8bit", "adafactor", "adamw_schedule_free")
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bytes by part (captions: the states of those that were seen, at most); work in multiplications (with their additions) that take as long as the step."""
+    """Bytes by part (captions: the states of those that were seen, at most); work in multiplications (with their
+    additions) that take as long as the step."""
 
     weights: int
     lora: int
@@ -73,7 +74,7 @@ def copies_factors(run: Run, plan: Plan) -> bool:
 
 
 def _merged(run: Run) -> int:
-    """The merged form holds the adapted weights side by side, and of each network the merged ones and their gradients."""
+    """The merged form holds the adapted weights side by side, and of each network the merged ones and dW."""
     adapted = sum(outputs * inputs for outputs, inputs in map(run.sizes.module, run.networks[0]))
     return adapted * run.element * (1 + 2 * len(run.networks)) if run.merged else 0
 
