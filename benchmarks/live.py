@@ -1,12 +1,13 @@
-"""The bytes of all tensors that are alive, operation by operation, and the most there ever were.
+"""The bytes of all tensors that are alive, operation by operation, and the most there ever were: without numbers.
 
-On torch's "meta" device, or in its FakeTensorMode, nothing is computed: a step of full size takes seconds. Counted
-is what torch's operations return: scratch memory within an operation is not.
+Within `Live` nothing large is computed. Views are torch's own; an operation in place returns what it would have written
+to; any other gets outputs of the shapes, strides and dtypes that torch's "meta" kernels give, with nothing in them. So
+a step of full size takes seconds, on the "meta" device or on the CPU, where memory that nobody writes to is never taken
+from the system. Counted is what operations return: scratch memory within an operation is not.
 """
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,24 +16,31 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
+
+SMALL = 2**14
+"""Operations on fewer elements than this are computed: token ids, timesteps, losses."""
+aten = torch.ops.aten
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """`now` and `peak` in bytes, of the storages made since the mode was entered."""
+    """`now` and `peak` in bytes, of the storages made since the mode was entered on a `device` of this type."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
         self.now = self.peak = 0
-        self.largest: dict[int, int] = {}
-        """The storages that are alive, by id, with their bytes."""
+        self._sizes: dict[int, int] = {}
+        self._shapes: dict[Any, Any] = {}
+        """What operations give, by what they were given."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and _is_empty(args[0]):
-            return 1.0  # a fake tensor has no value; the step only asks for a gradient's norm and a clipping factor
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default and (args[0].is_meta or args[0].is_floating_point()):
+            return 1.0  # the step only asks for a gradient's norm and a clipping factor
+        result = self._result(func, args, kwargs)
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == self._device:
                 self._count(tensor.untyped_storage())
         return result
 
@@ -41,24 +49,109 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = self.now
         return self.now
 
+    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
+        schema = func._schema
+        written = [argument for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
+        if written and func not in _SHAPE_CHANGING:
+            given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
+            found = [given[argument.name] for argument in written][: len(schema.returns)]
+            return found[0] if len(found) == 1 else tuple(found) or None
+        if any(value.alias_info for value in schema.returns) or not _is_large(func, args, kwargs):
+            return func(*args, **kwargs)
+        return self._empty(func, args, kwargs)
+
+    def _empty(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Outputs with nothing in them."""
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        device = kwargs.get("device") or (tensors[0].device if tensors else torch.get_default_device())
+        key = (func, _form(args), _form(sorted(kwargs.items())))
+        if key not in self._shapes:
+            known = _KNOWN.get(func)
+            made = known(*args) if known else _on_meta(func, args, kwargs)
+            self._shapes[key] = tree_map(_Form.of, made)
+        return tree_map(lambda form: form.empty(device) if isinstance(form, _Form) else form, self._shapes[key])
+
     def _count(self, storage: torch.UntypedStorage) -> None:
         key = id(storage)
-        if key in self.largest:
+        if key in self._sizes:
             return
-        self.largest[key] = size = storage.nbytes()
+        self._sizes[key] = size = storage.nbytes()
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
-        self.now -= self.largest.pop(key)
+        self.now -= self._sizes.pop(key)
 
 
-def _is_empty(tensor: torch.Tensor) -> bool:
-    """Whether it has a shape alone."""
-    from torch._subclasses.fake_tensor import FakeTensor
+class _Form:
+    """What makes up a tensor besides its numbers."""
 
-    return tensor.device.type == "meta" or isinstance(tensor, FakeTensor)
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._shape, self._stride, self._dtype = tensor.shape, tensor.stride(), tensor.dtype
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        return cls(value) if isinstance(value, torch.Tensor) else value
+
+    def empty(self, device: Any) -> torch.Tensor:
+        return torch.empty_strided(self._shape, self._stride, dtype=self._dtype, device=device)
+
+
+def _form(value: Any) -> Any:
+    """Hashable, and equal for arguments that give outputs of equal form."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, list | tuple):
+        return tuple(_form(each) for each in value)
+    return str(value)
+
+
+def _on_meta(func: Any, args: Any, kwargs: Any) -> Any:
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return torch.device("meta") if isinstance(value, torch.device) else value
+
+    return func(*tree_map(moved, args), **tree_map(moved, {k: v for k, v in kwargs.items() if k != "generator"}))
+
+
+def _is_large(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether to leave out the numbers: of tensors that have none, and of those that are large or become so."""
+    leaves = tree_leaves((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if tensors:
+        return any(tensor.is_meta or tensor.numel() >= SMALL for tensor in tensors)
+    return func in _FILLED
+
+
+def _group_norm(x: torch.Tensor, weight: Any, bias: Any, batch: int, c: int, hw: int, groups: int, eps: float) -> Any:
+    stats = torch.empty(batch, groups, device="meta", dtype=x.dtype)
+    return _like(x), stats, stats.clone()
+
+
+def _layer_norm(x: torch.Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> Any:
+    stats = torch.empty(*x.shape[: -len(shape)], *(1 for _ in shape), device="meta", dtype=torch.float32)
+    return torch.empty(x.shape, device="meta", dtype=x.dtype), stats, stats.clone()
+
+
+def _norm_backward(dy: torch.Tensor, x: torch.Tensor, *_: Any) -> Any:
+    return _like(x), None, None
+
+
+def _like(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x, device="meta")
+
+
+_KNOWN: dict[Any, Any] = {
+    aten.native_group_norm.default: _group_norm,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_group_norm_backward.default: _norm_backward,
+    aten.native_layer_norm_backward.default: _norm_backward,
+}
+"""Whose kernels keep the memory order of their input, where "meta" goes through a chain of small operations."""
+_FILLED = {aten.zeros.default, aten.ones.default, aten.full.default}
+_SHAPE_CHANGING = {aten.t_.default, aten.transpose_.default, aten.detach_.default, aten.resize_.default}
 
 
 class _Flash(torch.autograd.Function):
@@ -77,14 +170,10 @@ class _Flash(torch.autograd.Function):
 
 @contextmanager
 def as_on_a_card() -> Iterator[None]:
-    """Tensors on torch's "meta" device then behave as on a card: no code for CPUs runs, attention is a kernel's, and
-    AdamW may be fused."""
-    adam = sys.modules["torch.optim.adam"]
-    before = functional.scaled_dot_product_attention, adam._device_dtype_check_for_fused
+    """Tensors on torch's "meta" device then behave as on a card: no code for CPUs runs, and attention is a kernel's."""
+    before = functional.scaled_dot_product_attention
     functional.scaled_dot_product_attention = lambda q, k, v, *_, **__: _Flash.apply(q, k, v)  # type: ignore[no-untyped-call]
-    adam._device_dtype_check_for_fused = lambda *_, **__: None  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        functional.scaled_dot_product_attention = before[0]
-        adam._device_dtype_check_for_fused = before[1]  # type: ignore[attr-defined]
+        functional.scaled_dot_product_attention = before

@@ -59,8 +59,33 @@ def ablation(results: Path = RESULTS) -> str:
     return "\n".join(["| size | switch | what | a step's time without it | commit |", "|---|---|---|---|---|", *rows])
 
 
+def memory(results: Path = RESULTS) -> str:
+    """What fits which card, by the planner's prediction, and how right that is."""
+    path = results / "memory.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    rows = ["| card | trained, 512 px, dim 128 | batch | in how many passes | computed again | predicted peak |"]
+    rows.append("|---|---|---|---|---|---|")
+    for tier in found.get("tiers", []):
+        what = "U-Net and text encoder" if tier["text"] else "U-Net"
+        start = f"| {tier['gib']} GiB | {what} | {tier['batch']}"
+        if not tier["fits"]:
+            rows.append(f"{start} | does not fit | | |")
+            continue
+        level = tier["recompute"].replace("_", " ") + ("; text encoder on the CPU" if tier["away"] else "")
+        rows.append(f"{start} | {tier['split']} | {level} | {tier['total'] / 2**30:.2f} GiB |")
+    for name, errors in found.get("errors", {}).items():
+        rows += ["", f"Prediction, {name}: {errors['steps']} steps, error at most {abs(errors['largest']):.1%}, median"]
+        rows[-1] += f" {errors['median']:.2%}."
+    return "\n".join(rows)
+
+
 OWN = Path(__file__).parent / "README.md"
-PLACES = ((ROOT / "README.md", "speed", speed), (OWN, "targets", targets), (OWN, "ablation", ablation))
+PLACES = (
+    (ROOT / "README.md", "speed", speed),
+    (OWN, "targets", targets),
+    (OWN, "ablation", ablation),
+    (OWN, "memory", memory),
+)
 
 
 def filled(text: str, name: str, made: str) -> str:

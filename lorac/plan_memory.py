@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 
 from lorac.errors import InputError, Problem
@@ -30,7 +27,7 @@ AGAIN = {
     Recompute.TRANSFORMER: "transformers are computed again",
     Recompute.BLOCK: "whole blocks are computed again",
 }
-NAMES = {"weights": "base", "lora": "LoRA", "context": "libraries"}
+NAMES = {"weights": "base", "lora": "LoRA", "captions": "states of captions", "context": "libraries"}
 
 
 def memory_run(recipe: Recipe, figures: Figures, cuda: bool) -> Run | None:
@@ -52,6 +49,7 @@ def memory_run(recipe: Recipe, figures: Figures, cuda: bool) -> Run | None:
         optimizer=recipe.train.optimizer,
         ema=bool(recipe.train.ema_decay),
         cuda=cuda,
+        captions=figures.length.batches * figures.length.epochs * recipe.train.batch_size,
         resolution=resolution,
     )
 
@@ -98,14 +96,10 @@ def _nearest(run: Run, budget: int) -> str:
 
 def _words(run: Run, plan: Plan) -> str:
     passes = "each batch in one pass" if plan.split == 1 else f"each batch in {plan.split} passes"
-    return f"{passes}; {AGAIN[plan.recompute]}"
+    away = "; the text encoder is on the CPU" if plan.away else ""
+    return f"{passes}; {AGAIN[plan.recompute]}{away}"
 
 
 def _other(run: Run, choice: Choice, outcome: Outcome) -> str:
     times = choice.times(outcome)
     return f"{shown(outcome.prediction.total)}, {times:.2f} × the time: {_words(run, outcome.plan)}"
-
-
-def as_hint(plan: Plan) -> Mapping[str, Any]:
-    """What a train node is told."""
-    return {"split": plan.split, "recompute": int(plan.recompute)}

@@ -286,7 +286,7 @@ def test_text_states_stay_within_their_limit() -> None:
     states = TextStates(text, 2, limit=2 * 77 * 16 * 4)
     ids = torch.randint(0, 49000, (5, 1, 77))
     for _ in range(2):
-        torch.testing.assert_close(states.of(ids, torch.device("cpu")), text(ids, 2))
+        torch.testing.assert_close(states.of(ids, torch.device("cpu"), torch.float32), text(ids, 2))
     assert len(states._kept) == 2
 
 

@@ -8,21 +8,33 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import Tensor
 
-from benchmarks.memory import Setting, measure
+from benchmarks.live import Live
+from benchmarks.peaks import Setting, Size, measure, models, on_real_cpu, step, trainer_of
 from lorac.cli import main
 from lorac.errors import InputError
+from lorac.plan_memory import rows
 from lorac.recipe.base import base_facts, base_shapes
+from lorac.sd import lora
+from lorac.sd.clip import TextConfig
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import PARTS
 from lorac.sd.lora_settings import NetworkSettings
+from lorac.sd.unet import UNetConfig
+from lorac.train import text_states
+from lorac.train.member import Member
 from lorac.train.memory.budget import parse, shown
 from lorac.train.memory.choose import choose, remedies
 from lorac.train.memory.predict import predict
-from lorac.train.memory.run import Plan, Run
+from lorac.train.memory.run import MERGED_LIMIT, TEXT_STATES, Plan, Run
 from lorac.train.memory.shapes import Sizes, factors, ranks
-from lorac.train.switches import Recompute
+from lorac.train.objective import Pictures
+from lorac.train.slices import Sample, Step
+from lorac.train.step import Trainer
+from lorac.train.switches import Recompute, Switches
 from tests.small import TEXT, UNET, base
 
 BOTH = ("unet", "text_encoder")
@@ -56,13 +68,86 @@ def test_sizes_are_read_from_headers() -> None:
 @pytest.mark.parametrize(
     ("setting", "steps"),
     [
-        (Setting(128), [(256, 1), (512, 4)]),
-        (Setting(32, ("unet",), Recompute.TRANSFORMER, gang=2), [(384, 1)]),
+        (Setting(128), [Size(512, 512, 4)]),
+        (Setting(16, level=Recompute.NOTHING), [Size(320, 256, 8)]),
+        (Setting(32, ("unet",), Recompute.FEED_FORWARD, gang=2, chunks=3), [Size(384, 512, 2)]),
+        (Setting(256, level=Recompute.TRANSFORMER), [Size(256, 256, 8)]),
+        (Setting(128, ("unet",), Recompute.BLOCK, away=True), [Size(512, 512, 1)]),
     ],
 )
-def test_predicted_peaks_are_within_five_per_cent(setting: Setting, steps: list[tuple[int, int]]) -> None:
+def test_predicted_peaks_on_a_card(setting: Setting, steps: list[Size]) -> None:
+    """The error allowed is 5 %; one of 0.75 % would show that a part is missing."""
     for point in measure(setting, steps):
-        assert abs(point.error) < 0.05, point
+        assert abs(point.error) < 0.0075, point
+
+
+@pytest.mark.parametrize(
+    ("setting", "size"),
+    [
+        (Setting(8, ("unet",), Recompute.NOTHING, gang=2, half=False), Size(384, 256, 2)),
+        (Setting(64, ("unet",), Recompute.BLOCK, half=False), Size(512, 512, 2)),
+    ],
+)
+def test_predicted_peaks_on_a_cpu(setting: Setting, size: Size) -> None:
+    """With the transformed weights of minimal filtering, two fifths of all."""
+    (point,) = measure(setting, [size])
+    assert abs(point.error) < 0.0075, point
+
+
+def test_predicted_peaks_of_a_merged_base() -> None:
+    """Of `builtin:mini`'s size, without what a tape keeps for playback, which is not predicted."""
+    mini = UNetConfig(32, 64, 2), TextConfig(64, 12, 1, 256)
+    setting = Setting(16, level=Recompute.NOTHING, half=False, tape=False)
+    (point,) = measure(setting, [Size(128, 128, 4)], *mini)
+    assert abs(point.error) < 0.0075, point
+
+
+def test_living_bytes_are_those_of_the_allocator() -> None:
+    """Of a step without numbers, and of one with."""
+    configs, setting, size = (
+        (UNetConfig(32, 32, 2), TextConfig(32, 12, 2, 64)),
+        Setting(64, half=False),
+        Size(64, 96, 2),
+    )
+    with Live("cpu") as live:
+        trainer = trainer_of(models(*configs), setting)
+        for index in range(2):
+            step(trainer, size, index)
+    assert live.peak == pytest.approx(on_real_cpu(setting, size, *configs), rel=0.01)
+
+
+def test_limits_are_those_of_the_code() -> None:
+    assert (TEXT_STATES, MERGED_LIMIT) == (text_states.LIMIT, lora.MERGED_LIMIT)
+
+
+def _half_trained(level: Recompute) -> tuple[LoRANetwork, dict[str, Tensor]]:
+    """A LoRA on a small base of half precision, after two steps."""
+    base = models(UNetConfig(32, 32, 2), TextConfig(32, 12, 2, 64), torch.bfloat16)
+    for number, model in enumerate(base):
+        generator = torch.Generator().manual_seed(number)
+        for parameter in model.parameters():
+            parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.05).bfloat16()
+    network = LoRANetwork(*base, NetworkSettings(4, 4.0), seed=1, merged=False)
+    trainer = Trainer(*base, [Member(network)], clip_skip=2, switches=Switches(recompute=level, beside=False))
+    for index in range(2):
+        samples = [Sample(0, 37, index, 1.0, [320, 321])]
+        trainer.step([(Step(index, 1e-2, 1e-2, [samples]), Pictures([torch.ones(4, 8, 8)]))])
+    trainer.members[0].load_state(state := trainer.members[0].state())
+    assert not any(layer.lora for stack in network.stacks for layer in stack.layers)
+    return network, state
+
+
+def test_factors_cast_when_read_give_the_same_bits() -> None:
+    kept, cast = _half_trained(Recompute.FEED_FORWARD), _half_trained(Recompute.TRANSFORMER)
+    assert all(torch.equal(tensor, cast[1][name]) for name, tensor in kept[1].items())
+    assert all(stack._cast for stack in kept[0].stacks) and not any(stack._cast for stack in cast[0].stacks)
+
+
+def test_states_of_captions_from_a_text_encoder_elsewhere() -> None:
+    _, text = base()
+    ids_BKL = torch.randint(0, 49000, (2, 1, 77))
+    states_BLD = text_states.TextStates(text, 2).of(ids_BKL, torch.device("meta"), torch.float16)
+    assert (states_BLD.device.type, states_BLD.dtype, len(states_BLD)) == ("meta", torch.float16, 2)
 
 
 def test_deeper_recomputing_and_more_passes_take_less_memory_and_more_time() -> None:
@@ -77,23 +162,29 @@ def test_deeper_recomputing_and_more_passes_take_less_memory_and_more_time() -> 
 
 @pytest.mark.parametrize(
     ("gib", "batch", "targets", "free"),
-    [(8, 4, BOTH, True), (6, 4, ("unet",), True), (4, 1, ("unet",), True), (4, 4, ("unet",), False)],
+    [
+        (8, 4, BOTH, True),
+        (6, 4, ("unet",), True),
+        (4, 1, ("unet",), True),
+        (4, 4, ("unet",), False),
+        (3, 1, ("unet",), False),
+    ],
 )
 def test_tiers(gib: int, batch: int, targets: tuple[str, ...], free: bool) -> None:
     """512 px, rank 128, AdamW with float32 states, by the predictions."""
     chosen = choose(_run(batch, targets), gib * GIB).chosen
     assert chosen is not None
-    if free:
-        assert chosen.plan == Plan(1, Recompute.ELEMENTWISE)
+    assert chosen.plan == Plan(1, Recompute.ELEMENTWISE) or not free
+    assert chosen.plan.away == (gib == 3)
 
 
-def test_the_smallest_tier_needs_a_smaller_rank_or_8_bit_states() -> None:
-    """3 GiB, batch 1: AdamW's float32 states are too much, whatever is computed again."""
-    run = _run(1, ("unet",))
-    choice = choose(run, 3 * GIB)
-    assert choice.chosen is None
-    assert 0 < choice.smallest.prediction.total - 3 * GIB < 500 * 10**6
-    assert any("network.dim" in remedy.text for remedy in remedies(run, 3 * GIB))
+def test_what_does_not_fit_is_said_with_what_does() -> None:
+    run = _run(1, ("unet",), captions=100)
+    text = "\n".join(f"{name} {text}" for name, text in rows(run, 3 * GIB))
+    assert "whole blocks are computed again; the text encoder is on the CPU" in text
+    assert "states of captions" in "\n".join(text for _, text in rows(run, 8 * GIB))
+    assert choose(run, 2 * GIB).chosen is None
+    assert any("network.dim" in remedy.text for remedy in remedies(run, int(2.7 * GIB)))
 
 
 def test_the_quickest_plan_that_fits_is_taken() -> None:

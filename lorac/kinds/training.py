@@ -130,11 +130,15 @@ class Run:
 
 def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder) -> Trainer:
     """One for the members of all runs, whose networks are on these models."""
+    import torch
+
     from lorac.kinds.memory import planned
     from lorac.train.step import Trainer
     from lorac.train.switches import Switches
 
     plan = planned(runs, unet, text)
+    if plan and plan.away:
+        text.to("cpu", torch.float32)
     return Trainer(
         unet,
         text,

@@ -79,6 +79,7 @@ class LoRANetwork:
         merged: bool | None,
     ) -> None:
         self.settings, self.strength = settings, 1.0
+        self._fused: frozenset[Part] = frozenset()
         models: dict[Part, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
         for model in models.values():
             model.requires_grad_(False)
@@ -124,13 +125,20 @@ class LoRANetwork:
         return [Group(parameters, factor) for factor, parameters in groups.items()]
 
     def refresh(self) -> None:
-        """Attach the current factors to the layers."""
+        """Attach the current factors to the layers, but for parts that are `fused`."""
         for stack in self.stacks:
             stack.merge()
             if self.merged:
                 stack.attach_merged()
-            else:
+            elif stack.part not in self._fused:
                 stack.attach()
+
+    def fuse(self, parts: Collection[Part]) -> None:
+        """From now on the layers of these parts read the factors themselves. Attached, they would be held once more,
+        in the base's dtype."""
+        self._fused = frozenset(parts)
+        self.detach()
+        self.refresh()
 
     def set_strength(self, strength: float) -> None:
         """Multiply the LoRA by `strength` from now on, as `<lora:NAME:strength>` does; 0 is the bare base."""

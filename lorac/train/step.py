@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lorac.sd.clip import TextEncoder
-from lorac.sd.lora_names import PARTS
+from lorac.sd.lora_names import PARTS, Part
 from lorac.sd.lora_stack import Stack
 from lorac.sd.unet import UNet
 from lorac.train.fused.network import Fused
@@ -71,6 +71,7 @@ class Trainer:
         self.fused = self._fuse(self.tapes)
         self._small = self.fused is not None and merged
         for member in self.members:
+            member.lora.fuse(self._fused_parts())
             member.join(self.device, self.dtype, self._merging(), helper)
         frozen = not any(member.lora.parameters("text_encoder") for member in self.members)
         self._text_states = TextStates(text_encoder, clip_skip) if self.switches.text_states and frozen else None
@@ -121,7 +122,7 @@ class Trainer:
         """What one pass adds to the losses of its members; and the norms of their gradients, if they are fused."""
         batches = [self.members[s.member].objective.batch(s.samples, s.pictures, self.max_token_length) for s in shares]
         ids_BKL = _joined([batch.ids for batch in self._rows(shares, batches)])
-        states_BLD = None if self._text_states is None else self._text_states.of(ids_BKL, self.device)
+        states_BLD = None if self._text_states is None else self._text_states.of(ids_BKL, self.device, self.dtype)
 
         def work(context: Tensor | None, *fields: Tensor | None) -> tuple[Tensor, ...]:
             if self.fused:
@@ -178,6 +179,12 @@ class Trainer:
             return Fused(self.unet, self.text_encoder, loras, self.trained, helper, self.switches)
         assert len(loras) == 1, "only networks that can be fused are trained together"
         return None
+
+    def _fused_parts(self) -> Sequence[Part]:
+        """Whose layers `Fused` has replaced."""
+        if self.fused is None:
+            return ()
+        return PARTS if len(self.members) > 1 else [part for part in PARTS if part in ("unet", *self.trained)]
 
     def _merging(self) -> Callable[[Stack], None]:
         """What puts a stack's new factors into the layers."""

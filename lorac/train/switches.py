@@ -19,7 +19,8 @@ class Recompute(IntEnum):
     FEED_FORWARD = 2
     """The feed-forward layers."""
     TRANSFORMER = 3
-    """Whole transformers: of each, only the input is kept."""
+    """Whole transformers: of each, only the input is kept. And no copy of the factors in the base's precision: it is
+    made of each factor when it is read."""
     BLOCK = 4
     """Residual blocks too."""
 

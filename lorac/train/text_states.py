@@ -17,22 +17,25 @@ LIMIT = 64 * 2**20
 
 
 class TextStates:
-    """Captions are computed one at a time, so that what is kept already never changes the bits."""
+    """Captions are computed one at a time, so that what is kept already never changes the bits. They are kept where the
+    text encoder is, which may be on the CPU while the U-Net is on a card."""
 
     def __init__(self, text_encoder: TextEncoder, clip_skip: int, limit: int = LIMIT) -> None:
         self._text_encoder, self._clip_skip, self._limit = text_encoder, clip_skip, limit
+        self._place = next(text_encoder.parameters()).device
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
 
     @torch.no_grad()
-    def of(self, ids_BKL: Tensor, device: torch.device) -> Tensor:
+    def of(self, ids_BKL: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         """(B, L, D) on `device`, a tensor of its own; ids are on the CPU."""
-        return torch.cat([self._of_one(ids_1KL, device) for ids_1KL in torch.split(ids_BKL, 1)])
+        states_BLD = torch.cat([self._of_one(ids_1KL) for ids_1KL in torch.split(ids_BKL, 1)])
+        return states_BLD.to(device, dtype)
 
-    def _of_one(self, ids_1KL: Tensor, device: torch.device) -> Tensor:
+    def _of_one(self, ids_1KL: Tensor) -> Tensor:
         key = ids_1KL.numpy().tobytes()
         states_1LD = self._kept.get(key)
         if states_1LD is None:
-            states_1LD = self._kept[key] = self._text_encoder(ids_1KL.to(device), self._clip_skip)
+            states_1LD = self._kept[key] = self._text_encoder(ids_1KL.to(self._place), self._clip_skip)
             while len(self._kept) * states_1LD.nbytes > self._limit and len(self._kept) > 1:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

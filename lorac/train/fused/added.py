@@ -26,11 +26,20 @@ class AddedForm:
         biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
         self._bias_Y = torch.cat(biases).detach() if biases else None
         self._stack, self._gradients, self._first, self._count = stack, gradients, first, count
-        self._down_NMI = stack.read_down_NMRI[:, first : first + count].flatten(1, 2)
-        self._up_KNOR = stack.read_up_NMOR[:, first : first + count].transpose(0, 1)
+        self._read_down_NMI = stack.read_down_NMRI[:, first : first + count].flatten(1, 2)
+        self._read_up_KNOR = stack.read_up_NMOR[:, first : first + count].transpose(0, 1)
         self._batches = batches(count, len(stack))
         self._keeps = keeps
         self._kept: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def _down(self) -> Tensor:
+        """In the base's dtype, cast where no such copy is held."""
+        return self._read_down_NMI.to(self._weight_YI.dtype)
+
+    @property
+    def _up(self) -> Tensor:
+        return self._read_up_KNOR.to(self._weight_YI.dtype)
 
     def rows(self, x_NLI: Tensor, plus_RY: Tensor | None, times: float) -> Tensor:
         x_RI, weight_IY = x_NLI.reshape(-1, x_NLI.shape[2]), self._weight_YI.t()
@@ -59,23 +68,25 @@ class AddedForm:
         dy_RY = beside(dy_KNLO).flatten(0, 1)
         dx_RI = dy_RY @ self._weight_YI if plus_RI is None else torch.addmm(plus_RI, dy_RY, self._weight_YI)
         dmiddle_NLM = self.record(x_NLI, dy_KNLO)
-        dx_RI.view(x_NLI.shape).baddbmm_(dmiddle_NLM, self._down_NMI)
+        dx_RI.view(x_NLI.shape).baddbmm_(dmiddle_NLM, self._down)
         return dx_RI
 
     def backward_columns(self, x_NLI: Tensor, dy_KNLO: Tensor, samples: int) -> Tensor:
         dy_RY = beside(dy_KNLO).flatten(0, 1)
         dx_IR = torch.mm(self._weight_YI.t(), dy_RY.t())
         dx_NIL = dx_IR.view(-1, *x_NLI.shape[:2]).transpose(0, 1).contiguous()
-        dx_NIL.baddbmm_(self._down_NMI.mT, self.record(x_NLI, dy_KNLO).mT)
+        dx_NIL.baddbmm_(self._down.mT, self.record(x_NLI, dy_KNLO).mT)
         return apart(dx_NIL[None], samples)
 
     def record(self, x_NLI: Tensor, dy_KNLO: Tensor) -> Tensor:
         """s · dy up (N, L, M), from which the gradient of x follows."""
         networks, rows, _ = x_NLI.shape
-        dmiddle_NLKR = x_NLI.new_empty(networks, rows, self._count, self._up_KNOR.shape[3])
+        dmiddle_NLKR = x_NLI.new_empty(networks, rows, self._count, self._read_up_KNOR.shape[3])
         dmiddle_KNLR = dmiddle_NLKR.permute(2, 0, 1, 3)
+        up_KNOR = self._up
         for at in self._batches:
-            torch.bmm(dy_KNLO[at], self._up_KNOR[at], out=dmiddle_KNLR[at])
+            torch.bmm(dy_KNLO[at], up_KNOR[at], out=dmiddle_KNLR[at])
+        del up_KNOR
         dmiddle_NLM = self._scaled(dmiddle_NLKR.flatten(2))
         middle_KNLR = self._by_module(self._middle(x_NLI))
         self._gradients.record(self._first, x_NLI, dy_KNLO, (middle_KNLR, dmiddle_KNLR))
@@ -86,7 +97,7 @@ class AddedForm:
         """s · x downᵀ (N, L, M)."""
         if self._kept and _same(self._kept[0], x_NLI):
             return self._kept[1]
-        middle_NLM = self._scaled(torch.bmm(x_NLI, self._down_NMI.mT))
+        middle_NLM = self._scaled(torch.bmm(x_NLI, self._down.mT))
         self._kept = (x_NLI, middle_NLM) if self._keeps else None
         return middle_NLM
 
@@ -102,10 +113,10 @@ class AddedForm:
 
     def _add_up(self, y_KNLO: Tensor, middle_NLM: Tensor, times: float = 1.0) -> None:
         """`times` · middle upᵀ into `y_KNLO`."""
-        middle_KNLR = self._by_module(middle_NLM)
+        middle_KNLR, up_KNOR = self._by_module(middle_NLM), self._up
         for at in self._batches:
             y_BLO = y_KNLO[at]
-            y_BLO.baddbmm_(middle_KNLR[at], self._up_KNOR[at].mT, alpha=times)
+            y_BLO.baddbmm_(middle_KNLR[at], up_KNOR[at].mT, alpha=times)
 
 
 def _joined(layers: tuple[Layer, ...]) -> Tensor:

@@ -22,7 +22,8 @@ class JointStack:
     before must not be used then.
     """
 
-    def __init__(self, stacks: Sequence[Stack]) -> None:
+    def __init__(self, stacks: Sequence[Stack], copies: bool = True) -> None:
+        """`copies`: whether the factors are held in the base's dtype too; else who reads them casts them."""
         first = stacks[0]
         if any(stack.targets != first.targets or stack.merged != first.merged for stack in stacks):
             raise ValueError("stacks of different modules or forms cannot be joined")
@@ -30,7 +31,8 @@ class JointStack:
         self.layers, self.targets, self.part, self.merged = first.layers, first.targets, first.part, first.merged
         alone = len(stacks) == 1 and not _is_part(first.down_MRI)
         self.down_NMRI, self.up_NMOR, self.merged_NMOI = self._as_they_are() if alone else self._moved()
-        self.read_down_NMRI, self.read_up_NMOR = self._readable()
+        readable = self._readable() if copies else (self.down_NMRI, self.up_NMOR)
+        self.read_down_NMRI, self.read_up_NMOR = readable
 
     def __len__(self) -> int:
         """The number of networks."""
@@ -75,11 +77,11 @@ class JointStack:
         return down_NMRI, up_NMOR
 
 
-def joint_stacks(networks: Sequence[LoRANetwork]) -> list[JointStack]:
+def joint_stacks(networks: Sequence[LoRANetwork], copies: bool = True) -> list[JointStack]:
     """The stacks of all networks, joined. Raises ValueError where they train different modules or in other groups."""
     if len({len(network.stacks) for network in networks}) != 1:
         raise ValueError("networks of different modules cannot be joined")
-    return [JointStack(stacks) for stacks in zip(*(network.stacks for network in networks), strict=True)]
+    return [JointStack(stacks, copies) for stacks in zip(*(network.stacks for network in networks), strict=True)]
 
 
 def _is_part(tensor: Tensor) -> bool:

@@ -69,7 +69,7 @@ class Fused:
         self._over: set[StackGradients] = set()
         self._stacks: list[StackGradients] = []
         self._places: dict[tuple[Part, str], tuple[StackGradients | Untrained, int]] = {}
-        for stack in joint_stacks(loras):
+        for stack in joint_stacks(loras, copies=self.recompute < Recompute.TRANSFORMER):
             gradients: StackGradients | Untrained = Untrained(stack)
             if stack.part in trained:
                 gradients = StackGradients(stack, self._start)

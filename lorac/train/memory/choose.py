@@ -65,14 +65,15 @@ def choose(run: Run, budget: int | None) -> Choice:
 
 
 def plans(run: Run) -> Iterator[Plan]:
-    """All ways of doing a step: passes for each batch, and what is computed again."""
+    """All ways of doing a step: passes for each batch, what is computed again, and where a frozen text encoder is."""
     splits = [1]
     while splits[-1] < run.batch:
         splits.append(min(2 * splits[-1], run.batch))
     levels = [Recompute.NOTHING] if run.plain else list(Recompute)
     if not run.plain and not run.merged:
         levels.remove(Recompute.NOTHING)  # what elementwise recomputing costs cannot be measured at this size
-    yield from (Plan(split, level) for split, level in product(splits, levels))
+    away = [False, True] if run.cuda and not run.text else [False]
+    yield from (Plan(*way) for way in product(splits, levels, away))
 
 
 def largest_gang(run: Run, budget: int | None, most: int) -> int:

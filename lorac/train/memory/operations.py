@@ -31,13 +31,22 @@ class Linear:
     modules: int = 1
     merged: bool = False
     networks: int = 1
+    casts: int = 0
+    """Bytes of a number of the factors as the layer reads them, where it casts them each time."""
+
+    def cast(self, m: Meter, features: int) -> Block | None:
+        """A factor between so many features and all ranks, for as long as it is read."""
+        return m.new(self.rank * features * self.networks, self.casts) if self.casts else None
 
 
 def rows(m: Meter, layer: Linear, count: int) -> Block:
     """y of so many rows."""
     y = m.new(count * layer.outputs)
     if layer.rank and not layer.merged:
+        down = layer.cast(m, layer.inputs * layer.modules)
         middle = m.new(count * layer.rank * layer.modules)
+        del down
+        layer.cast(m, layer.outputs)
         if m.keeps_middles:
             m.middles.append(middle)
     return y
@@ -48,6 +57,7 @@ def rows_back(m: Meter, layer: Linear, count: int) -> Block:
     if layer.rank and not layer.merged:
         width = count * layer.rank * layer.modules
         held = [m.new(width), m.middles.pop() if m.middles else m.new(width)]  # dy up and x down
+        layer.cast(m, layer.inputs * layer.modules)
         if m.element < 4:
             m.new(layer.rank * layer.outputs * layer.networks)
         del held

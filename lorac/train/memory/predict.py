@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorac.train.memory.run import Plan, Run
-from lorac.train.memory.shapes import factors
+from lorac.train.memory.run import TEXT_STATES, Plan, Run
+from lorac.train.memory.shapes import TOKENS, factors
 from lorac.train.memory.step import activations
 from lorac.train.memory.work import work
+from lorac.train.switches import Recompute
 
 CONTEXT = 450 * 10**6
 """What CUDA, cuBLAS and cuDNN take for themselves: assumed, as drivers and cards differ; 300 to 600 MB are reported."""
@@ -22,7 +23,8 @@ COPIES = ("lion", "prodigy", "adamw8bit", "adafactor", "adamw_schedule_free")
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bytes by part; work in multiplications (with their additions) that take as long as the step."""
+    """Bytes by part (captions: the states of those that were seen, at most); work in multiplications (with their
+    additions) that take as long as the step."""
 
     weights: int
     lora: int
@@ -30,12 +32,13 @@ class Prediction:
     optimiser: int
     activations: int
     workspace: int
+    captions: int
     context: int
     work: float
 
     @property
     def parts(self) -> dict[str, int]:
-        names = ("weights", "lora", "gradients", "optimiser", "activations", "workspace", "context")
+        names = ("weights", "lora", "gradients", "optimiser", "activations", "workspace", "captions", "context")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -45,26 +48,43 @@ class Prediction:
 
 def predict(run: Run, plan: Plan) -> Prediction:
     sizes = run.sizes
-    trained = [factors(sizes, network) for network in run.networks]
-    rank = _padded(run)
-    stored = sum(factors(sizes, network) for network in rank)
+    stored = sum(factors(sizes, network) for network in _padded(run))
     kept, peak, scratch, copies = activations(run, plan)
-    weights = (sizes.unet_weights() + sizes.text_weights()) * run.element + copies
+    text = 0 if plan.away else sizes.text_weights()
     # The optimiser's turn comes when nothing is kept from forward any more.
-    copied = 4 * max(trained) if run.optimizer in COPIES else 0
+    trained = max(factors(sizes, network) for network in run.networks)
+    copied = 4 * trained if run.optimizer in COPIES else 0
     peak = max(peak, copied)
-    # Layers read float16 copies of the factors; the plain modules that stand behind hold another of the last network's.
-    read = run.element if run.cuda and not run.merged else 0
     return Prediction(
-        weights=weights,
-        lora=stored * (4 + read) + trained[-1] * read,
+        weights=(sizes.unet_weights() + text) * run.element + copies + _merged(run),
+        lora=stored * (4 + (run.element if copies_factors(run, plan) else 0)),
         gradients=stored * 4,
         optimiser=round(stored * (MOMENTS.get(run.optimizer, 0.0) + (4 if run.ema else 0))),
         activations=kept,
         workspace=peak - kept + scratch,
+        captions=_captions(run, plan),
         context=CONTEXT if run.cuda else PROCESS,
         work=work(run, plan),
     )
+
+
+def copies_factors(run: Run, plan: Plan) -> bool:
+    """Whether factors are held in the base's precision too; else that is made of each when it is read."""
+    return run.cuda and not run.merged and plan.recompute < Recompute.TRANSFORMER
+
+
+def _merged(run: Run) -> int:
+    """The merged form holds the adapted weights side by side, and of each network the merged ones and dW."""
+    adapted = sum(outputs * inputs for outputs, inputs in map(run.sizes.module, run.networks[0]))
+    return adapted * run.element * (1 + 2 * len(run.networks)) if run.merged else 0
+
+
+def _captions(run: Run, plan: Plan) -> int:
+    """Of a text encoder that is not trained; if it is away, so are they."""
+    if run.text or plan.away:
+        return 0
+    one = TOKENS * run.chunks * run.sizes.context * run.element
+    return TEXT_STATES if run.captions is None else min(TEXT_STATES, run.captions * one)
 
 
 def _padded(run: Run) -> list[dict[str, int]]:

@@ -25,6 +25,7 @@ class _Pass:
     def __init__(self, run: Run, plan: Plan) -> None:
         self._run, self._plan = run, plan
         self._m = Meter(run.element, plan.recompute < Recompute.ELEMENTWISE)
+        self._casts = run.cuda and not run.merged and plan.recompute >= Recompute.TRANSFORMER
         self._samples = len(run.networks) * -(-run.batch // plan.split)
         self._ranks: Mapping[str, int] = {
             path: max(network[path] for network in run.networks) for path in run.networks[0]
@@ -126,7 +127,8 @@ class _Pass:
     def _linear(self, path: str, modules: int = 1) -> Linear:
         outputs, inputs = self._run.sizes.module(path)
         rank = self._ranks.get(path, 0)
-        return Linear(inputs, outputs * modules, rank, modules, self._run.merged, len(self._run.networks))
+        casts = self._run.element if self._casts else 0
+        return Linear(inputs, outputs * modules, rank, modules, self._run.merged, len(self._run.networks), casts)
 
     def _transformer(self, unit: Unit, pixels: int, level: Recompute) -> Transformer:
         inner = f"{unit.path}.transformer_blocks.0."
@@ -154,18 +156,25 @@ class _Pass:
         return [self._m.new(count * 2 * u.channels) for u in steps(self._run.sizes) if u.kind == "transformer"]
 
     def _text_forward(self) -> list[Any]:
+        """What the layers of the text encoder keep, as `lorac.train.fused.text` has it."""
         if not self._run.text:
             return []
-        sizes, m = self._run.sizes, self._m
-        r, c, f = self._samples * self._states, sizes.text, sizes.text_inner
-        scores = self._samples * self._run.chunks * sizes.text_heads * TOKENS**2
-        # h1, n1, q k v, softmax, a, h2, n2, u, f
-        return [m.new(r * (8 * c + 2 * f) + scores) for _ in range(sizes.text_layers - 1)]
+        return [self._m.new(self._text_kept(self._plan.recompute)) for _ in range(self._run.sizes.text_layers - 1)]
+
+    def _text_kept(self, level: Recompute) -> int:
+        sizes, r = self._run.sizes, self._samples * self._states
+        c, f = sizes.text, sizes.text_inner
+        if level >= Recompute.TRANSFORMER:
+            return r * c
+        softmax = self._samples * self._run.chunks * sizes.text_heads * TOKENS**2
+        kept = r * (6 * c + f) + softmax  # h1, q k v, a, h2, u
+        return kept if level >= Recompute.ELEMENTWISE else kept + r * (2 * c + f)  # n1, n2, f
 
     def _text_back(self, kept: list[Any]) -> None:
         sizes, r = self._run.sizes, self._samples * self._states
+        again = self._text_kept(Recompute.ELEMENTWISE) if self._plan.recompute >= Recompute.TRANSFORMER else 0
         while kept:
-            temporary = self._m.new(r * (6 * sizes.text + 2 * sizes.text_inner))
+            temporary = self._m.new(again + r * (6 * sizes.text + 2 * sizes.text_inner))
             del temporary
             kept.pop()
 

@@ -11,6 +11,8 @@ from lorac.train.switches import Recompute
 BALANCE = {True: 35.0, False: 4.0}
 """Multiplications in the time of a byte, on a card and on a CPU: an RTX 3060's 25 TFLOP/s of float16 with 360 GB/s, two
 cores' 130 GFLOP/s with 16 GB/s."""
+AWAY = 100
+"""How many times longer a CPU takes than a card: the 25 TFLOP/s of before over eight cores' 250 GFLOP/s."""
 
 
 def work(run: Run, plan: Plan) -> float:
@@ -24,6 +26,8 @@ def work(run: Run, plan: Plan) -> float:
     text = sizes.text_layers * sizes.text_weights_of_layer() * TOKENS * run.chunks
     if run.text:
         forward, backward = forward + text, backward + text
+    if plan.away:  # as if no caption came twice
+        forward += AWAY * text
     trained = factors(sizes, run.networks[0])
     weights = (sizes.unet_weights() + (sizes.text_weights() if run.text else 0)) * run.element
     passes = 2 * weights * plan.split
