@@ -265,7 +265,7 @@ def plan(
     if not no_gang:
         to_make = {node for node, cast in casts.items() if cast.outlook is not Outlook.FOUND}
         most = available() if limit is None else limit
-        for line in gang_lines(graph, to_make, {name: fitting(run, most) for name, run in memory.items()}):
+        for line in gang_lines(graph, to_make, lambda name: fitting(memory[name], most)):
             click.echo(line)
 
 
