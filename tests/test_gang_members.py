@@ -23,9 +23,18 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_one_that_diverges_leaves_the_others_as_they_are(bench: Bench) -> None:
-    calm = [Recipe(4, steps=6, links=2), Recipe(8, steps=6, seed=2, links=2)]
-    wild = Recipe(4, rate=1e3, steps=6, seed=1, links=2, train={"max_grad_norm": 0.0})
-    first, error, second = bench.together(calm[0], wild, calm[1])
+    calm = [Recipe(4, steps=6), Recipe(8, steps=6, seed=2, links=2)]
+    wild = Recipe(4, rate=1e3, steps=6, seed=1, train={"max_grad_norm": 0.0})
+    steps = [0, 0, 0]
+
+    def more(number: int) -> dict[str, Any]:
+        def progress(done: float, total: float, note: str) -> None:
+            steps[number] += 1
+
+        return {"progress": progress}
+
+    first, error, second = bench.together(calm[0], wild, calm[1], more=more)
+    assert steps[0] == steps[2] == 6 and steps[1] > 0, "who goes on begins nothing again"
     assert isinstance(error, TrainingDiverged) and "learning rate 1000" in str(error)
     for recipe, ours in ((calm[0], first), (calm[1], second)):
         assert distance(ours, bench.alone(recipe)) <= 1e-4
