@@ -243,6 +243,7 @@ def plan(
 ) -> None:
     """Show the arithmetic of each RECIPE: pictures, repeats, steps, epochs, and what the next build would do."""
     from lorac.engine.forecast import Outlook, forecast, summary
+    from lorac.kinds.gang_size import available, fitting
     from lorac.kinds.registry import KINDS, SCANNERS
     from lorac.plan import gang_lines, laid_out, lines, run_of, total_lines
     from lorac.plan_memory import memory_run, rows
@@ -254,15 +255,17 @@ def plan(
     runs = {recipe.name: run_of(recipe) for recipe in loaded.recipes}  # first: it names a folder by the recipe's line
     with opened(store, to_look=True) as blobs:
         casts = forecast(graph, KINDS, SCANNERS, blobs)
+    memory = {each.name: memory_run(each, runs[each.name], cuda=free is not None) for each in loaded.recipes}
     for recipe in loaded.recipes:
-        memory = memory_run(recipe, runs[recipe.name], cuda=free is not None)
-        own = [*lines(recipe, runs[recipe.name]), *laid_out(rows(memory, limit))]
+        own = [*lines(recipe, runs[recipe.name]), *laid_out(rows(memory[recipe.name], limit))]
         click.echo("\n".join([recipe.name, *own, *summary(graph, recipe.name, casts)]))
     for collection in loaded.collections:
         own = total_lines(collection, runs, graph)
         click.echo("\n".join([collection.name, *own, *summary(graph, collection.name, casts)]))
     if not no_gang:
-        for line in gang_lines(graph, {node for node, cast in casts.items() if cast.outlook is not Outlook.FOUND}):
+        to_make = {node for node, cast in casts.items() if cast.outlook is not Outlook.FOUND}
+        most = available() if limit is None else limit
+        for line in gang_lines(graph, to_make, lambda name: fitting(memory[name], most)):
             click.echo(line)
 
 

@@ -78,8 +78,11 @@ def laid_out(rows: Sequence[tuple[str, str]]) -> list[str]:
     return [f"  {name:<15} {text}" for name, text in rows]
 
 
-def gang_lines(graph: Graph, to_make: Collection[Node]) -> list[str]:
-    """Which of the LoRAs that are to be trained go together, and why others do not; nothing for a single LoRA."""
+def gang_lines(graph: Graph, to_make: Collection[Node], fitting: Callable[[str], int]) -> list[str]:
+    """Which of the LoRAs that are to be trained go together, and why others do not; nothing for a single LoRA.
+
+    `fitting` says of a recipe how many LoRAs like its own memory holds at once.
+    """
     nodes = [node for node in graph.nodes if node.kind == train.NAME and node in to_make]
     if len(nodes) < 2:
         return []
@@ -90,7 +93,11 @@ def gang_lines(graph: Graph, to_make: Collection[Node]) -> list[str]:
         mates = [mate for mate in found.get(node, [node]) if mate in names]
         if len(mates) > 1 and node not in told:
             joined = ", ".join(names[mate] for mate in mates)
-            lines.append(f"trained together: {joined} (as far as the sizes of their latents are the same)")
+            most = fitting(names[mates[0]])
+            rounds = -(-len(mates) // most)
+            size = "" if rounds == 1 else f", {-(-len(mates) // rounds)} at a time: memory holds {most} at most"
+            size = ", one at a time: memory holds no more" if most == 1 else size
+            lines.append(f"trained together: {joined} (as far as their steps have the same shapes{size})")
         elif len(mates) == 1:
             key = train.alone_because(node.params)
             reason = f"{key} is not for several at once" if key else "no other has its base, parts and clip skip"

@@ -201,9 +201,10 @@ class Bench:
     def scanners(self) -> dict[str, Scanner]:
         return {"source": self.world}
 
-    def executor(self, graph: Graph, jobs: int = 2, keep_going: bool = False) -> Executor:
+    def executor(self, graph: Graph, jobs: int = 2, keep_going: bool = False, gang: bool = True) -> Executor:
         kinds: dict[str, Kind] = dict(self.kinds)
-        return Executor(graph, kinds, self.scanners, self.store, self.events.append, jobs=jobs, keep_going=keep_going)
+        told = self.events.append
+        return Executor(graph, kinds, self.scanners, self.store, told, jobs=jobs, keep_going=keep_going, gang=gang)
 
     def run(self, graph: Graph, jobs: int = 2, keep_going: bool = False) -> dict[Node, Result]:
         """One build of the graph; `ran` says afterwards what it made."""

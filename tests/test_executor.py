@@ -16,6 +16,7 @@ import pytest
 from lorac.digest import Value, digest, split
 from lorac.engine import events
 from lorac.engine.executor import Executor
+from lorac.engine.keeper import Keeper
 from lorac.engine.protocol import Failed, Item, Made, Work
 from lorac.errors import InputError, Interrupted, LoracError, StoreError
 from lorac.graph.nodes import Graph, Input, Node, Shape, Take
@@ -454,7 +455,7 @@ def test_a_second_ctrl_c_does_not_wait(bench: Bench) -> None:
         raise Left
 
     with (
-        patch("lorac.engine.executor.wait", side_effect=KeyboardInterrupt),
+        patch("lorac.engine.workers.wait", side_effect=KeyboardInterrupt),
         patch.object(os, "_exit", leave),
         pytest.raises(Left),
     ):
@@ -479,14 +480,14 @@ def test_scratch_survives_failures_and_goes_when_the_item_is_made(bench: Bench) 
 def test_scratch_of_links_that_a_killed_build_finished_goes_too(bench: Bench) -> None:
     """Killed after the last link was stored and before the node was concluded: no link runs again."""
     graph = pipeline()
-    conclude = Executor._conclude
+    conclude = Keeper.conclude
 
-    def killed(self: Executor, kind: Any, *args: Any) -> Any:
+    def killed(self: Keeper, kind: Any, *args: Any) -> Any:
         if kind.NAME == "chain":
             raise Boom
         return conclude(self, kind, *args)
 
-    with patch.object(Executor, "_conclude", killed), pytest.raises(Boom):
+    with patch.object(Keeper, "conclude", killed), pytest.raises(Boom):
         bench.run(graph)
     (bench.store.scratch(digest(b"another action"))).mkdir(parents=True)
     executor = bench.executor(graph)

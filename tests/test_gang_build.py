@@ -37,6 +37,9 @@ def test_a_matrix_is_one_gang_and_gives_what_its_recipes_give_alone(project: Pat
     assert isinstance(gang, list) and len(gang) == 4
     alone = build("--no-gang", out="alone", store="other")
     assert not [event for event in alone if event["event"] == "GangStarted"]
+    for facts in (json.loads(path.read_text("utf-8"))["training"] for path in Path("build").rglob("build.json")):
+        assert sorted(facts["trained_together"]) == sorted(gang) and facts["lora_steps_per_second"] > 0
+    assert "trained_together" not in next(Path("alone").rglob("build.json")).read_text("utf-8")
     files = list(Path("build").rglob("*.safetensors"))
     assert len(files) >= 4
     for path in files:
@@ -76,3 +79,11 @@ def test_plan_says_who_trains_together_and_why_not(project: Path) -> None:
     assert alone == "trained alone: own (network.dropout is not for several at once)"
     assert "together" not in lorac("plan", "--no-gang", "recipe.toml", "more/child.toml").stdout
     assert "together" not in lorac("plan", "recipe.toml").stdout
+    (together,) = (
+        line for line in lorac("plan", "--budget", "1GiB", "more/child.toml").stdout.splitlines() if "tog" in line
+    )
+    assert "at a time" not in together
+    (together,) = (
+        line for line in lorac("plan", "--budget", "1MiB", "more/child.toml").stdout.splitlines() if "tog" in line
+    )
+    assert together.endswith("(as far as their steps have the same shapes, one at a time: memory holds no more)")

@@ -88,9 +88,7 @@ def assert_right(bench: Bench, graph: Graph) -> None:
 
 def alone(bench: Bench, graph: Graph) -> None:
     """The same build without gangs."""
-    executor = bench.executor(graph)
-    executor._gangs = {}
-    executor.run()
+    bench.executor(graph, gang=False).run()
 
 
 def when(name: str, link: int, action: Callable[[], None]) -> Callable[[Work, Item], None]:

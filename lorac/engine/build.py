@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from lorac.digest import Digest, split
 from lorac.engine import events, outputs
 from lorac.engine.executor import Executor
+from lorac.engine.gang_progress import GangProgress
 from lorac.engine.protocol import Kind, Scanner
 from lorac.engine.resolve import Result
 from lorac.errors import Interrupted, LoracError, StoreError
@@ -33,11 +34,18 @@ OPTIMISERS = ("bitsandbytes", "lion-pytorch", "prodigyopt", "schedulefree")
 class Tally:
     """A listener that keeps what build.json reports of each node."""
 
-    finished: dict[str, events.NodeFinished]
+    finished: dict[str, events.NodeFinished] = field(default_factory=dict)
+    gangs: dict[str, GangProgress] = field(default_factory=dict)
+    """By node, the last that it was in."""
 
     def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.NodeFinished):
-            self.finished[event.node] = event
+        match event:
+            case events.NodeFinished():
+                self.finished[event.node] = event
+            case events.GangStarted():
+                self.gangs |= dict.fromkeys(event.nodes, GangProgress(event.nodes))
+            case events.NodeProgress() if event.node in self.gangs:
+                self.gangs[event.node].take(event)
 
 
 def build(
@@ -58,7 +66,7 @@ def build(
     With `keep_going`, the recipes that could be built are written before the error is raised.
     """
     started = time.perf_counter()
-    tally = Tally({})
+    tally = Tally()
 
     def tell(event: events.Event) -> None:
         tally(event)
@@ -169,7 +177,7 @@ def build_facts(
 ) -> dict[str, Any]:
     """What `build.json` says: per kind hits and runs, the training's figures, the outputs, versions and times."""
     kinds: dict[str, dict[str, float]] = {}
-    training: dict[str, float] = {}
+    training: dict[str, Any] = {}
     for node in graph.of_recipe(recipe):
         event = tally.finished.get(node.name)
         if event is None:
@@ -180,6 +188,10 @@ def build_facts(
         entry["seconds"] = round(entry["seconds"] + event.seconds, 3)
         if node.kind == "train":
             training = dict(event.measures)
+            gang = tally.gangs.get(node.name)
+            if gang is not None:
+                training["trained_together"] = list(gang.nodes)
+                training["lora_steps_per_second"] = round(gang.rate(), 3)
     if training.get("seconds"):
         training["steps_per_second"] = round(training["steps"] / training["seconds"], 3)
     return {

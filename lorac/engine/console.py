@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from lorac.engine import events
+from lorac.engine.gang_progress import GangProgress
 from lorac.engine.wording import clock, padded, size
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ class PlainConsole:
         self.stream = stream
         self._first: dict[str, tuple[float, float]] = {}  # when the first progress was told, and how much was done
         self._spoken: dict[str, float] = {}
-        self._gang: Gang | None = None
+        self._gang: GangProgress | None = None
 
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.NodeStarted():
                 self._spoken[event.node] = time.monotonic()
             case events.GangStarted():
-                self._gang = Gang(event.nodes)
+                self._gang = GangProgress(event.nodes)
                 self._print(f"{self._gang.name}: {', '.join(event.nodes)}")
             case events.NodeProgress() if self._gang and event.node in self._gang:
                 self._gang.take(event)
@@ -47,6 +47,8 @@ class PlainConsole:
                     self._print(f"{event.node}: {progress_text(event, event.done - before, now - since)}")
             case _:
                 text = event_text(event)
+                if text and isinstance(event, events.NodeFinished) and self._gang and event.node in self._gang:
+                    text += f", {self._gang.rate():.1f} LoRA-steps/s in its {self._gang.name}"
                 if text:
                     self._print(text)
 
@@ -55,36 +57,6 @@ class PlainConsole:
 
     def close(self) -> None:
         """Nothing to tidy up."""
-
-
-class Gang:
-    """How far the nodes are that are made together."""
-
-    def __init__(self, nodes: Sequence[str]) -> None:
-        self.name = f"gang of {len(nodes)}"
-        self._nodes, self._latest, self._first = nodes, dict[str, events.NodeProgress](), dict[str, float]()
-        self._since = self.spoken = time.monotonic()
-
-    def __contains__(self, node: str) -> bool:
-        return node in self._nodes
-
-    def take(self, event: events.NodeProgress) -> None:
-        """A node's progress."""
-        if not self._first:
-            self._since = time.monotonic()
-        self._first.setdefault(event.node, event.done)
-        self._latest[event.node] = event
-
-    def rate(self) -> float:
-        """Steps of all nodes in a second."""
-        done = sum(event.done - self._first[node] for node, event in self._latest.items())
-        return done / max(time.monotonic() - self._since, 1e-3)
-
-    def text(self) -> str:
-        """`a:train 120/300, b:train 80/200 steps, 45.2 LoRA-steps/s`; it is noted when."""
-        self.spoken = time.monotonic()
-        figures = ", ".join(f"{node} {event.done:g}/{event.total:g}" for node, event in self._latest.items())
-        return f"{figures} steps, {self.rate():.1f} LoRA-steps/s"
 
 
 class LiveConsole(PlainConsole):

@@ -35,15 +35,14 @@ UNFUSED = ("dropout", "rank_dropout", "module_dropout", "dora", "conv_dim", "con
 """Keys of [network] that need the plain form of the step, which takes one LoRA."""
 LAYOUT = ("block_dims", "block_alphas", "down_lr_weight", "mid_lr_weight", "up_lr_weight")
 """Keys of [network] that say which modules have equal settings; those of a gang are alike."""
-SMALL_BASE, SMALL_GANG, LARGE_GANG = 256 * 2**20, 8, 5
-"""Bytes of a small U-Net, and how many LoRAs are trained on one at once, or on a larger one."""
 
 
 def run(work: Work) -> Iterable[Made | Failed]:
     """`lora` is float32 under kohya's names; `moments` the rest of the training state; `losses` float32, one a step."""
     from lorac.kinds.training import trainer_of
     from lorac.sd.device import pick
-    from lorac.train.gang import advance
+    from lorac.train.gang import advance, no_memory
+    from lorac.train.survive import is_out_of_memory
 
     device, session = pick(), work.session
     if "run" in session:
@@ -53,9 +52,14 @@ def run(work: Work) -> Iterable[Made | Failed]:
         models = load_base(work, device)
         run.recruit(*models)
         session["trainer"], session["run"] = trainer_of([run], *models), run
-    _, failed = advance(session["trainer"], {0: session["run"].leg()}, work.cancelled)
-    for error in failed.values():
-        raise error
+    try:
+        _, failed = advance(session["trainer"], {0: session["run"].leg()}, work.cancelled)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise no_memory() from error
+    for reason in failed.values():
+        raise reason
     yield session["run"].end(device)
 
 
@@ -82,20 +86,19 @@ def alone_because(params: Mapping[str, Any]) -> str | None:
 
 
 def gang_key(work: Work) -> Hashable:
-    """By the base's bytes, the length of captions and the sizes of the latents."""
-    from lorac.sd.safetensors import header_of
+    """By the base's bytes, the length of captions and the shapes of the steps: see `gang_size.shapes`."""
+    from lorac.kinds.gang_size import shapes
     from lorac.train.slices import decode
 
-    digests = [digest for port in latent_ports(work) for digest in work.columns[port]]
-    sizes = {header_of(data).tensors["mean"].shape for data in work.read_many(sorted(set(digests))).values()}
-    tokens = decode(work.read(work.items[0].inputs["slice"])).max_token_length
-    return work.shared["unet"], work.shared["text"], tokens, frozenset(sizes)
+    steps = decode(work.read(work.items[0].inputs["slice"]))
+    return work.shared["unet"], work.shared["text"], steps.max_token_length, shapes(work, steps)
 
 
 def gang_limit(work: Work) -> int:
-    unet = work.open(work.shared["unet"])
-    size = len(unet) if isinstance(unet, bytes) else unet.stat().st_size
-    return SMALL_GANG if size <= SMALL_BASE else LARGE_GANG
+    """As many as memory is predicted to hold."""
+    from lorac.kinds.gang_size import fitting, of_work
+
+    return fitting(*of_work(work))
 
 
 def new_run(work: Work) -> Run:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorac.engine.protocol import Made, Work
+from lorac.store.files import explained
 from lorac.train.slices import decode
 
 if TYPE_CHECKING:
@@ -85,9 +86,16 @@ class Run:
         return leg
 
     def pause(self) -> None:
-        """Remember where the leg is, if there is one: the next goes on from there."""
+        """Remember where the leg is, if there is one: the next goes on from there, on other models."""
         if self._leg is not None:
             self.state, self._leg = self._leg.state(), None
+        del self.member
+
+    def restart(self) -> None:
+        """Go back to the last snapshot of the link, or to its start; other models come."""
+        if hasattr(self, "member"):
+            del self.member
+        self.begin(self.work)
 
     def end(self, device: Device) -> Made:
         """What the link has made. `lora` and `moments` are two files, so that the moments, two thirds of the state, can
@@ -100,14 +108,15 @@ class Run:
         state, losses = self._leg.end()
         steps, seconds = self._leg.done - self._found, time.perf_counter() - self._started
         self.work.measure({"steps": steps, "seconds": seconds, "peak_bytes": device.peak_bytes()})
-        self.work.scratch.mkdir(parents=True, exist_ok=True)
         outputs: dict[str, bytes | Path] = {n: self.work.scratch / f"{n}.safetensors" for n in ("lora", "moments")}
         parts: dict[str, dict[str, Tensor]] = {"lora": {}, "moments": {}}
         for name, tensor in state.items():
             if name != "losses":
                 parts["lora" if name.startswith(_LORA) else "moments"][name] = tensor
-        for name, tensors in parts.items():
-            write(self.work.scratch / f"{name}.safetensors", tensors, {})
+        with explained(self.work.scratch):
+            self.work.scratch.mkdir(parents=True, exist_ok=True)
+            for name, tensors in parts.items():
+                write(self.work.scratch / f"{name}.safetensors", tensors, {})
         return Made(self._item.index, {**outputs, "losses": torch.tensor(losses).float().numpy().tobytes()})
 
     def _report(self, done: int, loss: float) -> None:

@@ -55,6 +55,9 @@ def _totals(facts: Mapping[str, Any]) -> str:
         shown["steps trained"] = number(training["steps"])
         if "steps_per_second" in training:
             shown["steps a second"] = f"{training['steps_per_second']:.2f}"
+        if "trained_together" in training:
+            shown["LoRAs trained together"] = number(len(training["trained_together"]))
+            shown["steps a second of all of them"] = f"{training['lora_steps_per_second']:.2f}"
         shown["in training"] = duration(training["seconds"])
     if training.get("peak_bytes"):
         shown["peak memory in training, measured"] = size(training["peak_bytes"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from lorac.errors import LoracError
+from lorac.errors import InputError, LoracError
 from lorac.train.loop import Leg, interrupted
 from lorac.train.step import Trainer
 
@@ -14,7 +14,8 @@ def advance(
     trainer: Trainer, legs: Mapping[int, Leg], cancelled: threading.Event
 ) -> tuple[list[int], dict[int, Exception]]:
     """Train the legs of all members, whose numbers they have in the order of `trainer.members`, until one is at its end
-    or fails; returns (who is at the end, what stopped whom).
+    or fails; returns (who is at the end, what stopped whom). Who fails may do so before the others' step: their legs
+    are where they say, and go on as new ones.
 
     When `cancelled` is set, every leg takes a snapshot and Interrupted is raised.
     """
@@ -24,17 +25,38 @@ def advance(
             if over:
                 return over, {}
             if cancelled.is_set():
-                for leg in legs.values():
-                    leg.save()
+                _save(legs)
                 raise interrupted()
             failed = _step(trainer, legs)
             if failed:
                 return [number for number, leg in legs.items() if leg.over and number not in failed], failed
 
 
+def no_memory() -> InputError:
+    """What to tell the user when one LoRA in the smallest passes takes more memory than there is."""
+    cause = "memory ran out in a training step, with one LoRA and one sample at a time"
+    return InputError.of("train", cause, "set a smaller train.resolution or network.dim, or give a --budget")
+
+
+def _save(legs: Mapping[int, Leg]) -> None:
+    """A disk that refuses one snapshot may take the others; who gets none goes on from an earlier one."""
+    for leg in legs.values():
+        try:
+            leg.save()
+        except LoracError:
+            continue
+
+
 def _step(trainer: Trainer, legs: Mapping[int, Leg]) -> dict[int, Exception]:
-    failed: dict[int, Exception] = {}
-    losses = trainer.step([leg.turn() for leg in legs.values()])
+    turns, failed = [], dict[int, Exception]()
+    for number, leg in legs.items():
+        try:
+            turns.append(leg.turn())
+        except LoracError as error:
+            failed[number] = error
+    if failed:
+        return failed
+    losses = trainer.step(turns)
     for (number, leg), loss in zip(legs.items(), losses, strict=True):
         assert loss is not None
         try:

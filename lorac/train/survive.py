@@ -48,7 +48,7 @@ def within_memory(
             # The traceback's frames hold the tensors of the pass.
             failed = error.with_traceback(None)
         forget()
-        _give_back()
+        give_back()
         if split < largest:
             split = min(2 * split, largest)
             change = f"each batch of {largest} is done in {split} passes"
@@ -60,7 +60,7 @@ def within_memory(
         del failed
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """What the cycle collector and torch's allocator hold."""
     gc.collect()
     if torch.cuda.is_available():
