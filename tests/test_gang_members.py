@@ -13,12 +13,16 @@ from torch import Tensor
 
 from lorac.errors import InputError, Interrupted, StoreError, TrainingDiverged
 from lorac.kinds import training
+from lorac.train import step
 from lorac.train.step import Trainer, Turn
+from lorac.train.tape import Tapes
 from tests.gang_bench import Bench, Recipe, distance
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Without tapes: a few steps take less time than recording one."""
+    monkeypatch.setattr(step, "Tapes", lambda helper, enabled, **more: Tapes(helper, False, **more))
     return Bench(tmp_path)
 
 
@@ -122,14 +126,14 @@ def test_a_lack_of_memory_makes_the_gang_smaller(bench: Bench, fits: int, monkey
     alone = [bench.alone(recipe) for recipe in recipes] if fits == 2 else []
     warnings, steps, plain = list[str](), list[int](), Trainer.step
 
-    def step(self: Trainer, turns: Sequence[Turn | None]) -> list[Tensor | None]:
+    def failing(self: Trainer, turns: Sequence[Turn | None]) -> list[Tensor | None]:
         steps.append(len(self.members))
         if len(self.members) > fits and len(steps) > 1:
             plain(self, turns)
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, turns)
 
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "step", failing)
     ends = bench.together(*recipes, more=lambda number: {"warn": warnings.append})
     assert "2 at a time" in warnings[0] and len(warnings) == (1 if fits == 2 else 2)
     assert steps[0] == 3 and max(steps[2:]) == 2
