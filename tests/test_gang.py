@@ -10,7 +10,8 @@ import pytest
 
 from lorac.graph.nodes import Input, Node
 from lorac.kinds import train
-from lorac.kinds.gang_size import MOST, fitting, of_work
+from lorac.kinds.gang_size import MOST, fitting
+from lorac.kinds.memory import budget_of, described
 from lorac.train.memory.choose import choose
 from tests.gang_bench import Bench, Recipe, distance
 
@@ -78,8 +79,8 @@ def test_who_gains_from_a_gang(bench: Bench) -> None:
 
 def test_how_many_memory_holds(bench: Bench) -> None:
     work = bench.work(0, Recipe(64, batch=4), 0, None, hints={"budget": 2**40})
-    run, budget = of_work(work)
-    assert run is not None and budget == 2**40 and train.gang_limit(work) == MOST
+    run = described([work])
+    assert run is not None and budget_of(work) == 2**40 and train.gang_limit(work) == MOST
     assert (run.sizes.width, run.sizes.text, run.height, run.width, run.batch) == (16, 16, 64, 64, 4)
     peaks = [choose(replace(run, networks=run.networks * count), None).chosen for count in (1, 2, 5)]
     totals = [peak.prediction.total for peak in peaks if peak]

@@ -1,4 +1,4 @@
-"""Which trainings gain by being in one gang, and how many memory holds: known before torch is imported.
+"""Which trainings gain by being in one gang, and how many memory holds: known before a base is loaded.
 
 In a pass of a gang every member has as many rows. Where the batch of one has another shape than that of another, it
 takes a pass of its own, in which the others' rows count for nothing. With random buckets of two sizes, a gang of five
@@ -9,20 +9,15 @@ whatever else they vary, and all recipes with one bucket and batch size.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 
-from lorac.digest import Digest
 from lorac.engine.protocol import Work
-from lorac.sd.config import FACTOR
-from lorac.sd.lora_settings import NetworkSettings
-from lorac.sd.safetensors import Header, header_of, read_header
+from lorac.kinds.memory import budget_of, described, sizes
 from lorac.train.memory.choose import choose
 from lorac.train.memory.run import Run
-from lorac.train.memory.shapes import Sizes, ranks
-from lorac.train.slices import Slice, decode
+from lorac.train.slices import Slice
 
 MOST = 8
 """LoRAs in a gang. What more would bring was not measured."""
@@ -33,8 +28,8 @@ _MEMORY = Path("/proc/meminfo")
 
 def shapes(work: Work, steps: Slice) -> Hashable:
     """(samples, height, width) of the batches of each step, or of one step if all are alike."""
-    sizes = _sizes(work)
-    found = tuple(tuple((len(batch), sizes[batch[0].item]) for batch in step.batches) for step in steps.steps())
+    known = sizes(work)
+    found = tuple(tuple((len(batch), known[batch[0].item]) for batch in step.batches) for step in steps.steps())
     return found[:1] if len(set(found)) == 1 else found
 
 
@@ -52,32 +47,10 @@ def fitting(run: Run | None, budget: int | None) -> int:
     return 1
 
 
-def of_work(work: Work) -> tuple[Run | None, int | None]:
-    """What the planner has to know of a training, and the bytes that it may take."""
-    from lorac.sd.device import pick
-
-    cuda = pick().name == "cuda"
-    given = work.hints.get("budget")
-    budget = int(given) if given is not None else _free_on_card() if cuda else available()
-    unet, text = (_header(work, work.shared[part]) for part in ("unet", "text"))
-    network, train = work.params["network"], work.params["train"]
-    tensors = {name: info.shape for header in (text, unet) for name, info in header.tensors.items()}
-    heads = json.loads(unet.metadata["lorac.config"])["heads"]
-    steps = decode(work.read(work.items[0].inputs["slice"]))
-    height, width = max(set(_sizes(work)), key=lambda size: size[0] * size[1])
-    run = Run(
-        Sizes.of(tensors, heads),
-        (ranks(NetworkSettings.of(network, train).adapters(work.params["targets"])),),
-        height=FACTOR * height,
-        width=FACTOR * width,
-        batch=max(len(batch) for step in steps.steps() for batch in step.batches),
-        chunks=max(1, steps.max_token_length // 75),
-        optimizer=train.get("optimizer", "adamw"),
-        ema=bool(train.get("ema_decay")),
-        cuda=cuda,
-        resolution=FACTOR * max(height, width),
-    )
-    return run, budget
+def of_work(work: Work) -> int:
+    """How many LoRAs like that of this training are trained at once."""
+    budget = budget_of(work)
+    return fitting(described([work]), available() if budget is None else budget)
 
 
 def available() -> int | None:
@@ -87,29 +60,3 @@ def available() -> int | None:
     except (OSError, StopIteration):
         return None
     return int(line.split()[1]) * 1024
-
-
-def _free_on_card() -> int:
-    """What this process may still take of the card, and what torch holds of it already."""
-    import torch
-
-    return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved()
-
-
-def _sizes(work: Work) -> list[tuple[int, int]]:
-    """Height and width of every latent, in the order in which the schedule counts pictures. Only headers are read."""
-    from lorac.kinds.train import latent_ports
-
-    digests = [digest for port in latent_ports(work) for digest in work.columns[port]]
-    known = {digest: _size(_header(work, digest)) for digest in set(digests)}
-    return [known[digest] for digest in digests]
-
-
-def _size(header: Header) -> tuple[int, int]:
-    _, height, width = header.tensors["mean"].shape
-    return height, width
-
-
-def _header(work: Work, digest: Digest) -> Header:
-    blob = work.open(digest)
-    return read_header(blob) if isinstance(blob, Path) else header_of(blob)

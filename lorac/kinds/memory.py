@@ -1,40 +1,35 @@
-"""The plan of memory by which a training runs: of the budget that the build was given, or of what a card has free."""
+"""What the memory planner has to know of trainings, and the plan by which they run.
+
+All of it is read from headers and schedules, before a base is loaded.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from lorac.digest import Digest
+from lorac.engine.protocol import Work
 from lorac.errors import InputError, Problem
 from lorac.sd.config import FACTOR
+from lorac.sd.lora_settings import NetworkSettings
+from lorac.sd.safetensors import Header, header_of, read_header
 from lorac.train.memory.budget import shown
 from lorac.train.memory.choose import choose, remedies
 from lorac.train.memory.run import Plan, Run
 from lorac.train.memory.shapes import Sizes, ranks
-
-if TYPE_CHECKING:
-    import torch
-
-    from lorac.kinds import training
-    from lorac.sd.clip import TextEncoder
-    from lorac.sd.unet import UNet
-
-STEPS_SEEN = 100
-"""So many steps tell how large batches are."""
+from lorac.train.slices import decode
 
 
-def planned(runs: Sequence[training.Run], unet: UNet, text: TextEncoder) -> Plan | None:
+def planned(works: Sequence[Work]) -> Plan | None:
     """The quickest plan that fits, for all LoRAs of a gang; None where nothing limits memory or nothing is known.
 
     Raises InputError where no plan fits.
     """
-    device = unet.conv_in.weight.device
-    given = runs[0].work.hints.get("budget")
-    budget = int(given) if given is not None else _free(device) if device.type == "cuda" else None
-    if budget is None or any(run.member.lora.settings.dropping or _special(run) for run in runs):
+    budget, run = budget_of(works[0]), described(works)
+    if budget is None or run is None:
         return None
-    run = _described(runs, unet, text, device.type == "cuda")
     choice = choose(run, budget)
     if choice.chosen is None:
         cause = f"training needs {shown(choice.smallest.prediction.total)} at least; {shown(budget)} are there"
@@ -43,33 +38,64 @@ def planned(runs: Sequence[training.Run], unet: UNet, text: TextEncoder) -> Plan
     return choice.chosen.plan
 
 
-def _special(run: training.Run) -> bool:
-    """Whether its LoRA is of a kind whose memory is not predicted."""
-    return any(adapter.target.extra or adapter.dora for adapter in run.member.lora.adapters())
-
-
-def _free(device: torch.device) -> int:
-    """Bytes that a card has for this process."""
+def budget_of(work: Work) -> int | None:
+    """Bytes that a training may take: what the build was given, or what a card has free; None on a CPU."""
+    given = work.hints.get("budget")
+    if given is not None:
+        return int(given)
+    if not _on_card():
+        return None
     import torch
 
-    return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+    return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved()
 
 
-def _described(runs: Sequence[training.Run], unet: UNet, text: TextEncoder, cuda: bool) -> Run:
-    u, t = unet.config, text.config
-    sizes = Sizes(u.width, u.context, u.heads, text=t.width, text_layers=t.layers, text_inner=t.inner)
-    latents = [latent for run in runs for latent in run.pictures.latents]
-    height, width = max((tuple(latent.shape[1:]) for latent in latents), key=lambda size: size[0] * size[1])
-    batch = max(len(b) for run in runs for step in islice(run.slice.steps(), STEPS_SEEN) for b in step.batches)
+def described(works: Sequence[Work]) -> Run | None:
+    """Trainings in one gang; None for LoCon, DoRA and dropouts, whose memory is not predicted."""
+    first = works[0]
+    settings = [NetworkSettings.of(work.params["network"], work.params["train"]) for work in works]
+    if any(one.dora or one.dropping or one.locon for one in settings):
+        return None
+    unet, text = (header(first, first.shared[part]) for part in ("unet", "text"))
+    tensors = {name: info.shape for part in (text, unet) for name, info in part.tensors.items()}
+    slices = [decode(work.read(work.items[0].inputs["slice"])) for work in works]
+    height, width = max({size for work in works for size in sizes(work)}, key=lambda size: size[0] * size[1])
+    train = first.params["train"]
     return Run(
-        sizes,
-        tuple(ranks(run.member.lora.adapters()) for run in runs),
+        Sizes.of(tensors, json.loads(unet.metadata["lorac.config"])["heads"]),
+        tuple(ranks(one.adapters(first.params["targets"])) for one in settings),
         height=FACTOR * height,
         width=FACTOR * width,
-        batch=batch,
-        chunks=max(1, runs[0].slice.max_token_length // 75),
-        optimizer=runs[0].settings.optimizer,
-        ema=any(run.settings.ema_decay for run in runs),
-        cuda=cuda,
+        batch=max(len(batch) for steps in slices for step in steps.steps() for batch in step.batches),
+        chunks=max(1, slices[0].max_token_length // 75),
+        optimizer=train.get("optimizer", "adamw"),
+        ema=any(work.params["train"].get("ema_decay") for work in works),
+        cuda=_on_card(),
         resolution=FACTOR * max(height, width),
     )
+
+
+def sizes(work: Work) -> list[tuple[int, int]]:
+    """Height and width of every latent, in the order in which the schedule counts pictures. Only headers are read."""
+    from lorac.kinds.train import latent_ports
+
+    digests = [digest for port in latent_ports(work) for digest in work.columns[port]]
+    known = {digest: _size(header(work, digest)) for digest in set(digests)}
+    return [known[digest] for digest in digests]
+
+
+def header(work: Work, digest: Digest) -> Header:
+    """Of a safetensors file."""
+    blob = work.open(digest)
+    return read_header(blob) if isinstance(blob, Path) else header_of(blob)
+
+
+def _size(latent: Header) -> tuple[int, int]:
+    _, height, width = latent.tensors["mean"].shape
+    return height, width
+
+
+def _on_card() -> bool:
+    from lorac.sd.device import pick
+
+    return pick().name == "cuda"

@@ -96,9 +96,9 @@ def gang_key(work: Work) -> Hashable:
 
 def gang_limit(work: Work) -> int:
     """As many as memory is predicted to hold."""
-    from lorac.kinds.gang_size import fitting, of_work
+    from lorac.kinds.gang_size import of_work
 
-    return fitting(*of_work(work))
+    return of_work(work)
 
 
 def new_run(work: Work) -> Run:

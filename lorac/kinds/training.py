@@ -145,7 +145,7 @@ def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder) -> Trainer:
     from lorac.train.step import Trainer
     from lorac.train.switches import Switches
 
-    plan = planned(runs, unet, text)
+    plan = planned([run.work for run in runs])
     if plan and plan.away:
         text.to("cpu", torch.float32)
     return Trainer(
