@@ -9,10 +9,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -33,18 +33,24 @@ class Series:
         return {"median": round(self.median, 4), "seconds": [round(value, 4) for value in self.seconds]}
 
 
-def alternate(contestants: Mapping[str, Callable[[int], object]], rounds: int, steps: int = 1) -> dict[str, Series]:
-    """Seconds of a step of each, in turns: `rounds` times `steps` steps, after one unmeasured turn of each.
+class Contestant(Protocol):
+    """Does step number `index`; `finish` returns when the work of all its steps is done."""
 
-    A step returns when its work is done.
-    """
+    def __call__(self, index: int, /) -> object: ...
+
+    def finish(self) -> None: ...
+
+
+def alternate(contestants: Mapping[str, Contestant], rounds: int, steps: int = 1, warm: int = 1) -> dict[str, Series]:
+    """Seconds of a step of each, in turns: `rounds` times `steps` steps, after `warm` unmeasured turns of each."""
     series = {name: Series(name) for name in contestants}
-    for done in range(rounds + 1):
+    for done in range(warm + rounds):
         for name, step in contestants.items():
             started = time.perf_counter()
             for i in range(steps):
                 step(done * steps + i)
-            if done:
+            step.finish()
+            if done >= warm:
                 series[name].seconds.append((time.perf_counter() - started) / steps)
     return series
 
@@ -72,9 +78,9 @@ def processes(commands: Mapping[str, Sequence[str]], rounds: int) -> tuple[dict[
     return series, peaks
 
 
-def alone(step: Callable[[int], object], steps: int, device: str = "cpu") -> dict[str, float]:
-    """In such a process: the median of `steps` steps after one that warms up, and the most memory used."""
-    series = alternate({"step": step}, steps)["step"]
+def alone(step: Contestant, steps: int, device: str = "cpu") -> dict[str, float]:
+    """In such a process: the median of `steps` steps after two that warm up, and the most memory used."""
+    series = alternate({"step": step}, steps, warm=2)["step"]
     return {"seconds": series.median, "peak_bytes": peak_bytes(device)}
 
 

@@ -21,7 +21,7 @@ from benchmarks.models import SIZES, draw
 from benchmarks.ours import LoracStep
 
 GANG, ALONE = "together", "alone"
-STEPS = 2
+STEPS = 3
 """Measured steps of a process of its own."""
 
 

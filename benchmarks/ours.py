@@ -37,3 +37,8 @@ class LoracStep:
         with self.trainer.few_threads():
             losses = self.trainer.step([turn] * len(self.trainer.members))
         return [float(loss) for loss in losses if loss is not None]
+
+    def finish(self) -> None:
+        """Wait for the helper."""
+        for member in self.trainer.members:
+            member.optimiser.settle()

@@ -98,3 +98,6 @@ class PeftStep:
         self.scaler.update()
         self.adamw.zero_grad()
         return loss.item()
+
+    def finish(self) -> None:
+        """Nothing is left to do."""

@@ -11,14 +11,14 @@ step (weights, moments, buffers) does not count on either side; the models, the 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.common import keep, table
+from benchmarks.common import Contestant, keep, table
 from benchmarks.models import SIZES, draw
 from benchmarks.ours import LoracStep
 from benchmarks.peer import PeftStep
@@ -27,9 +27,10 @@ from benchmarks.step import OURS, PACKAGES, PEER
 MARK = "backward begins"
 
 
-def measure(step: Callable[[int], object]) -> dict[str, int]:
+def measure(step: Contestant) -> dict[str, int]:
     """Bytes kept when backward begins, and the largest number of bytes at any time, of the second step."""
     step(0)
+    step.finish()  # or what lives from step to step is taken in the second
     with _marked(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step(1)
     found = profiler.profiler

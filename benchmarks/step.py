@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.common import Series, alone, alternate, keep, pin, processes, table, times
+from benchmarks.common import Contestant, Series, alone, alternate, keep, pin, processes, table, times
 from benchmarks.flops import unet_step
 from benchmarks.gemm import Gemm
 from benchmarks.models import SIZES, Size, draw
@@ -34,7 +34,7 @@ OURS, PEER, GEMM = "lorac", "diffusers + PEFT", "matrix product"
 PACKAGES = ("torch", "diffusers", "peft", "transformers")
 STEPS = {"full": 1, "mini": 4}
 """Steps of each in a turn."""
-OWN_STEPS = {"full": 2, "mini": 30}
+OWN_STEPS = {"full": 3, "mini": 30}
 """Measured steps of a process of its own."""
 
 
@@ -76,7 +76,7 @@ def together(size: Size, options: argparse.Namespace) -> dict[str, object]:
     models = draw(size, options.device)
     gemm = Gemm(options.device)
     peer = PeftStep(models, options.px, options.batch)  # first: lorac puts operations in the place of the modules
-    contestants: dict[str, Callable[[int], object]] = {
+    contestants: dict[str, Contestant] = {
         OURS: LoracStep(models, options.px, options.batch),
         PEER: peer,
         GEMM: gemm,
@@ -110,7 +110,7 @@ def own(size: Size, options: argparse.Namespace) -> dict[str, object]:
 
 def child(name: str, size: Size, options: argparse.Namespace) -> dict[str, float]:
     """One side alone."""
-    make: Callable[..., Callable[[int], object]] = {OURS: LoracStep, PEER: PeftStep}[name]
+    make: Callable[..., Contestant] = {OURS: LoracStep, PEER: PeftStep}[name]
     step = make(draw(size, options.device), options.px, options.batch)
     return alone(step, OWN_STEPS[size.name], options.device)
 

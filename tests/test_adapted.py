@@ -9,6 +9,7 @@ from torch import Tensor
 from lorac.train.fused.gradients import StackGradients
 from lorac.train.fused.joint import JointStack
 from lorac.train.fused.linear import Adapted
+from lorac.train.fused.products import of_rows
 from lorac.train.switches import Recompute
 from tests.adapted import Definition, close, layers_of, stack_of
 
@@ -151,3 +152,16 @@ def test_joined_layers_hold_their_weights_once() -> None:
     after = [layer.weight for layer in case.stacks[0].layers]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert len({weight.untyped_storage().data_ptr() for weight in after[1:4]}) == 1
+
+
+@pytest.mark.parametrize("rows", [3, 128, 200, 300])
+@pytest.mark.parametrize("plus", [None, "row", "rows"])
+def test_products_of_few_rows_are_those_of_many(rows: int, plus: str | None) -> None:
+    """In float64 by hand: every way of multiplying gives `beta` · plus + `alpha` · x weight, contiguous."""
+    generator = torch.Generator().manual_seed(1)
+    x_RI, weight_OI = torch.randn(rows, 40, generator=generator), torch.randn(10, 40, generator=generator)
+    added = {None: None, "row": torch.randn(10), "rows": torch.randn(rows, 10)}[plus]
+    y_RO = of_rows(x_RI, weight_OI.t(), added, 0.5, 0.25)
+    expected_RO = 0.5 * x_RI.double() @ weight_OI.double().t() + (0 if added is None else 0.25 * added.double())
+    assert y_RO.is_contiguous()
+    torch.testing.assert_close(y_RO.double(), expected_RO, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorac.sd.layers import Layer
 from lorac.train.fused.gradients import StackGradients
-from lorac.train.fused.products import apart, batches, beside
+from lorac.train.fused.products import apart, batches, beside, of_rows
 
 
 class AddedForm:
@@ -43,13 +43,11 @@ class AddedForm:
 
     def rows(self, x_NLI: Tensor, plus_RY: Tensor | None, times: float) -> Tensor:
         x_RI, weight_IY = x_NLI.reshape(-1, x_NLI.shape[2]), self._weight_YI.t()
-        if plus_RY is not None:
-            y_RY = torch.addmm(plus_RY, x_RI, weight_IY, alpha=times)
-            y_RY = y_RY if self._bias_Y is None else y_RY.add_(self._bias_Y, alpha=times)
-        elif self._bias_Y is not None:
-            y_RY = torch.addmm(self._bias_Y, x_RI, weight_IY, beta=times, alpha=times)
+        if plus_RY is None:
+            y_RY = of_rows(x_RI, weight_IY, self._bias_Y, times, beta=times)
         else:
-            y_RY = x_RI.mul(times) @ weight_IY if times != 1.0 else x_RI @ weight_IY
+            y_RY = of_rows(x_RI, weight_IY, plus_RY, times)
+            y_RY = y_RY if self._bias_Y is None else y_RY.add_(self._bias_Y, alpha=times)
         self._add_up(y_RY.view(*x_NLI.shape[:2], self._count, -1).permute(2, 0, 1, 3), self._middle(x_NLI), times)
         return y_RY
 
@@ -66,7 +64,7 @@ class AddedForm:
 
     def backward(self, x_NLI: Tensor, dy_KNLO: Tensor, plus_RI: Tensor | None) -> Tensor:
         dy_RY = beside(dy_KNLO).flatten(0, 1)
-        dx_RI = dy_RY @ self._weight_YI if plus_RI is None else torch.addmm(plus_RI, dy_RY, self._weight_YI)
+        dx_RI = of_rows(dy_RY, self._weight_YI, plus_RI)
         dmiddle_NLM = self.record(x_NLI, dy_KNLO)
         dx_RI.view(x_NLI.shape).baddbmm_(dmiddle_NLM, self._down)
         return dx_RI

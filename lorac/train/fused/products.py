@@ -1,7 +1,7 @@
 """Products of matrices of several modules and several networks.
 
 Shape suffixes: K neighbouring modules with one input, N networks, L rows of one network, S samples, T tokens of one,
-O outputs, R rank, B a batch, X, Y, Z whatever.
+O outputs, I inputs, R rank (of `of_rows`: rows), B a batch, X, Y, Z whatever.
 """
 
 from __future__ import annotations
@@ -30,6 +30,30 @@ def apart(y_KNOL: Tensor, samples: int) -> Tensor:
     elif samples < networks:  # one, of the rows of all networks
         y_KNOL = y_KNOL.transpose(1, 2)
     return y_KNOL.reshape(modules * samples * outputs, networks * rows // samples)
+
+
+FEW_ROWS = 128
+"""Up to so many rows a large weight is faster as the first factor, even with a copy that turns the result: on a CPU 1.4
+times at 64 rows, 1.1 times at 128; and where the result is narrow at twice as many."""
+
+
+def of_rows(
+    x_RI: Tensor, weight_IO: Tensor, plus: Tensor | None = None, alpha: float = 1.0, beta: float = 1.0
+) -> Tensor:
+    """`beta` · `plus` + `alpha` · x weight, contiguous. `plus` (O) or (R, O)."""
+    rows, (inputs, outputs) = len(x_RI), weight_IO.shape
+    few = rows <= FEW_ROWS or (rows <= 2 * FEW_ROWS and inputs >= 2 * outputs)
+    if x_RI.is_cuda or not few:
+        if plus is not None:
+            return torch.addmm(plus, x_RI, weight_IO, beta=beta, alpha=alpha)
+        return (x_RI if alpha == 1.0 else x_RI * alpha) @ weight_IO
+    weight_OI, x_IR = weight_IO.t(), x_RI.t()
+    if plus is not None and plus.dim() == 1:
+        return torch.addmm(plus[:, None], weight_OI, x_IR, beta=beta, alpha=alpha).t().contiguous()
+    y_OR = torch.mm(weight_OI, x_IR if alpha == 1.0 else x_IR * alpha)
+    if plus is None:
+        return y_OR.t().contiguous()
+    return torch.add(plus if beta == 1.0 else plus * beta, y_OR.t())  # in the order of `plus`
 
 
 def product(a_BXZ: Tensor, b_BZY: Tensor, scale: float, out_BXY: Tensor | None = None) -> Tensor:
