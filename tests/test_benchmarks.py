@@ -135,9 +135,11 @@ def test_set_floors_lie_below_what_was_measured(tmp_path: Path) -> None:
             assert worse > limits[figure.key] if figure.at_most else worse < limits[figure.key]
 
 
-def test_committed_floors_are_for_ratios_that_exist() -> None:
-    known = {figure.key for figure in FIGURES if figure.compared}
-    assert set(floors.load()) <= known
+def test_committed_floors_are_those_of_committed_results() -> None:
+    """Every ratio that was measured has a limit, and keeps it."""
+    measured = {figure.key for figure in FIGURES if figure.compared and figure.value() is not None}
+    assert set(floors.load()) == measured
+    assert floors.problems(FIGURES, floors.load()) == []
 
 
 def test_every_figure_is_measured_by_a_job() -> None:
