@@ -43,6 +43,8 @@ BATCH = 8
 """The most pictures of a batch."""
 BATCH_PIXELS = BATCH * 512 * 512
 """The most pixels of a batch of more than one picture: what the U-Net of SD1.x takes on a card of 8 GB."""
+BESIDE_PIXELS = 4 * BATCH_PIXELS
+"""Of batches that are drawn side by side on a CPU: SD1.x takes about 2 GB for each of eight pictures of 512 px."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +131,21 @@ class Studio:
                 pictures = self._draw(states_BLD, negative_BLD, settings, batch)
                 return [(at, number, picture) for number, picture in zip(batch, pictures, strict=True)]
 
-            for pictures in self._map(draw, [(at, batch) for at in range(len(texts)) for batch in batches]):
+            workers = min(self.workers, BESIDE_PIXELS // (settings.batch * settings.width * settings.height))
+            places = [(at, batch) for at in range(len(texts)) for batch in batches]
+            for pictures in self._map(draw, places, max(1, workers)):
                 yield from (picture for picture in pictures if picture[1] in wanted)
 
     def _map(
-        self, draw: Callable[[int, range], list[tuple[int, int, Image]]], batches: Sequence[tuple[int, range]]
+        self,
+        draw: Callable[[int, range], list[tuple[int, int, Image]]],
+        batches: Sequence[tuple[int, range]],
+        workers: int,
     ) -> Iterator[list[tuple[int, int, Image]]]:
         if self.device.name == "cuda":
             yield from starmap(draw, batches)
             return
-        with ThreadPoolExecutor(self.workers, "lorac-draw", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers, "lorac-draw", initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from pool.map(draw, *zip(*batches, strict=True))
 
     def _set_strength(self, strength: float) -> None:

@@ -148,13 +148,16 @@ def state(made: Made) -> dict[str, Tensor]:
 
 
 def distance(ours: Mapping[str, Tensor] | BaseException, theirs: Mapping[str, Tensor]) -> float:
-    """Between two LoRAs, relative to how far the second is from its start."""
+    """Between two LoRAs: the largest relative difference of what a training has made from nothing, the up factors and
+    the averages of both factors' gradients. (Down factors begin at random numbers, beside which little changes.)"""
     assert not isinstance(ours, BaseException), ours
     assert ours.keys() == theirs.keys()
-    up = [name for name in theirs if name.startswith("lora_") and "lora_up" in name]
-    down = [name for name in theirs if name.startswith("lora_") and "lora_down" in name]
-    changes = [
-        torch.linalg.vector_norm(torch.cat([(ours[n] - theirs[n]).flatten() for n in names])) for names in (up, down)
-    ]
-    whole = [torch.linalg.vector_norm(torch.cat([theirs[n].flatten() for n in names])) for names in (up, down)]
-    return max(float(change / size) for change, size in zip(changes, whole, strict=True))
+
+    def difference(names: list[str]) -> float:
+        mine, its = (torch.cat([tensors[name].flatten() for name in names]) for tensors in (ours, theirs))
+        return float(torch.linalg.vector_norm(mine - its) / torch.linalg.vector_norm(its))
+
+    parts = [("lora_", "lora_up"), ("exp_avg/", "lora_up"), ("exp_avg/", "lora_down")]
+    groups = [[name for name in theirs if name.startswith(start) and part in name] for start, part in parts]
+    assert groups[0]
+    return max(difference(names) for names in groups if names)  # not every optimiser has averages

@@ -46,9 +46,9 @@ def test_a_matrix_is_one_gang_and_gives_what_its_recipes_give_alone(project: Pat
         ours, theirs = (tensors_of(p) for p in (path, Path("alone") / path.relative_to("build")))
         assert ours.keys() == theirs.keys()
         for name, tensor in theirs.items():
-            if "lora_down" in name:
+            if not name.endswith("alpha"):  # the files are float16
                 error = (ours[name].float() - tensor.float()).norm()
-                assert error <= 2e-3 * tensor.float().norm(), (path, name)  # the files are float16
+                assert error <= 5e-3 * tensor.float().norm(), (path, name)
     before = contents(Path("build"))
     for options in ((), ("--no-gang",)):
         again = build(*options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
@@ -310,3 +311,36 @@ def test_gradients_of_parameters_are_set_again() -> None:
     assert tapes.played == 2
     assert parameter.grad is not None
     assert torch.equal(parameter.grad, 2 * (x + 3).square())
+
+
+def test_after_an_error_no_track_goes_on() -> None:
+    """What the helper would write later would be in memory that the next attempt uses."""
+    helper = ThreadPoolExecutor(1)
+    tapes = Tapes(helper, True)
+    gradient, fails = torch.zeros(4), list[bool]()
+
+    def trouble() -> None:
+        if fails:
+            raise torch.OutOfMemoryError
+
+    def work(x: Tensor | None) -> tuple[Tensor, ...]:
+        assert x is not None
+
+        def piece() -> Tensor:
+            tapes.do(lambda: time.sleep(0.2) if fails else None)
+            return torch.mul(x, 1.0, out=gradient)
+
+        handed = tapes.submit(piece)
+        tapes.do(trouble)
+        handed.result()
+        return (gradient + 0,)
+
+    for number in range(4):
+        tapes.run("key", [torch.full((4,), float(number))], work, [])
+    assert tapes.played
+    fails.append(True)
+    with pytest.raises(torch.OutOfMemoryError):
+        tapes.run("key", [torch.full((4,), 100.0)], work, [])
+    gradient.zero_()
+    helper.submit(int).result()
+    assert torch.equal(gradient, torch.zeros(4))

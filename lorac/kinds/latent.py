@@ -12,8 +12,10 @@ Shape suffixes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorac.digest import Digest
 from lorac.engine.protocol import Failed, Item, Made, Work
 from lorac.errors import Problem
 from lorac.graph.nodes import Shape
@@ -52,7 +54,7 @@ def _side_by_side(work: Work, vae: VAE) -> Iterator[Made | Failed]:
     from lorac.sd.device import cores
     from lorac.train.helper import threads
 
-    pixels = len(work.read(work.items[0].inputs["pixels"])) // 3  # all buckets have about the same area
+    pixels = max(_size(work, item.inputs["pixels"]) for item in work.items) // 3
     workers = max(1, min(cores(), MOST_PIXELS // pixels))
 
     def encoded(item: Item) -> Made | Failed:
@@ -60,6 +62,12 @@ def _side_by_side(work: Work, vae: VAE) -> Iterator[Made | Failed]:
 
     with threads(1), ThreadPoolExecutor(workers, "lorac-latent", torch.set_num_threads, (1,)) as pool:
         yield from pool.map(encoded, work.items)
+
+
+def _size(work: Work, digest: Digest) -> int:
+    """In bytes."""
+    blob = work.open(digest)
+    return blob.stat().st_size if isinstance(blob, Path) else len(blob)
 
 
 def _encoded(work: Work, item: Item, vae: VAE, device: str) -> Made | Failed:

@@ -2,8 +2,8 @@
 
 A small base at batch 1 gains nothing from a second thread within its operations: they are too short, and each would
 wait for a thread that something else keeps from its core (a U-Net's forward pass: 2 s instead of 20 ms). Whole pieces
-of work beside the chain (gradients of factors, AdamW, merging) are long enough. The numbers of threads are fixed, so
-the bits of the result do not depend on the number of cores.
+of work beside the chain (gradients of factors, AdamW, merging) are long enough. For a small base the
+numbers of threads are fixed, so the bits of the result do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ def helper_for(device: torch.device) -> Executor:
     """One thread on a CPU, none for a GPU."""
     if device.type != "cpu":
         return Inline()
-    return ThreadPoolExecutor(1, "lorac-train", initializer=torch.set_num_threads, initargs=(1,))
+    count = torch.get_num_threads()
+    helper = ThreadPoolExecutor(1, "lorac-train", initializer=torch.set_num_threads, initargs=(1,))
+    helper.submit(torch.get_num_threads).result()
+    torch.set_num_threads(count)  # what a thread sets is what all later threads begin with
+    return helper
 
 
 @contextmanager

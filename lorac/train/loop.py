@@ -30,7 +30,8 @@ class Leg:
 
     `state` is None at the start of a run, or the state after the slice before, or a snapshot taken within this slice.
     `snapshot` gets the state about every `snapshot_seconds`; going on from it gives the same bits as never having
-    stopped. `progress` is called with the number of steps done in the slice and the latest loss.
+    stopped, where a trainer has one member. `progress` is called with the number of steps done in the slice and the
+    latest loss.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from lorac.sd.lora_names import PARTS, Part
 from lorac.sd.lora_stack import Stack
 from lorac.train.adamw import FusedAdamW
 from lorac.train.loss_scale import LossScale
+from lorac.train.survive import UpdateLost, is_out_of_memory
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -143,10 +144,15 @@ class AdamW(Optimiser):
         while self._running:
             # What the helper has not begun is done here, from the end of its queue.
             running, update = self._running.pop()
-            if running.cancel():
-                update()
-            else:
-                running.result()
+            try:
+                if running.cancel():
+                    update()
+                else:
+                    running.result()
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    raise UpdateLost(str(error)) from None
+                raise
 
     def state(self) -> dict[str, Tensor]:
         """The moments as `exp_avg/NAME` and `exp_avg_sq/NAME` with kohya's names, and the number of `updates`."""

@@ -106,7 +106,10 @@ class Trainer:
         return losses, norms
 
     def _forget(self) -> None:
-        """Throw away what passes that could not be finished have left."""
+        """Throw away what passes that could not be finished have left, and all that was made for their sizes."""
+        for member in self.members:
+            member.optimiser.settle()  # the last step's updates may still want their gradients
+        self.tapes.forget()
         if self.fused:
             self.fused.forget()
         for member in self.members:
@@ -188,7 +191,7 @@ class Trainer:
 
     def _merging(self) -> Callable[[Stack], None]:
         """What puts a stack's new factors into the layers."""
-        return (lambda stack: stack.merge()) if self.fused else lambda stack: None
+        return Stack.merge if self.fused else lambda stack: None
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

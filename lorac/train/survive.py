@@ -14,15 +14,19 @@ import torch
 
 T = TypeVar("T")
 
-_CPU_WORDS = ("can't allocate memory", "not enough memory")
-"""How torch's CPU allocator says it, in a plain RuntimeError."""
+_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed", "bad_alloc")
+"""How torch's CPU allocator, CUDA and its libraries say it, in a RuntimeError."""
+
+
+class UpdateLost(MemoryError):
+    """Memory ran out while factors were updated: some are new and others are not, so only a snapshot helps."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that an allocation failed, on a GPU or on the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_WORDS)
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
 
 
 def within_memory(
@@ -31,32 +35,29 @@ def within_memory(
     largest: int,
     forget: Callable[[], None],
     warn: Callable[[str], None],
-    deeper: Callable[[], str | None] = lambda: None,
 ) -> tuple[T, int]:
     """`attempt(split)`, with `split` doubled as long as memory runs out; returns its result and the split that fits.
 
-    `largest`: samples of the largest batch, beyond which nothing can be split. Then `deeper` is asked to keep less from
-    forward to backward, and says in words what it did, or None. `forget` throws away what an attempt has left behind.
-    Raises the error when nothing is left to try.
+    `largest`: samples of the largest batch, beyond which nothing can be split. `forget` throws away what an attempt has
+    left behind. Raises the error when nothing is left to try.
     """
     while True:
         try:
             return attempt(split), split
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if isinstance(error, UpdateLost) or not is_out_of_memory(error):
                 raise
             # The traceback's frames hold the tensors of the pass.
             failed = error.with_traceback(None)
         forget()
         give_back()
-        if split < largest:
-            split = min(2 * split, largest)
-            change = f"each batch of {largest} is done in {split} passes"
-        elif (text := deeper()) is not None:
-            change = text
-        else:
+        if split >= largest:
             raise failed
-        warn(f"memory ran out in a training step; from now on {change}, with the same result; a --budget avoids this")
+        split = min(2 * split, largest)
+        warn(
+            f"memory ran out in a training step; from now on each batch of {largest} is done in {split} passes, "
+            "with the same result; a --budget avoids this"
+        )
         del failed
 
 

@@ -60,9 +60,12 @@ class Tape:
         for own, given in zip(self._inputs, inputs, strict=True):
             if own is not None and given is not None:
                 own.copy_(given)
-        self._do(self._main)
-        for track in list(self._running):
-            self.join(track)
+        try:
+            self._do(self._main)
+            for track in list(self._running):
+                self.join(track)
+        finally:
+            self._leave()
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
         return tuple(output.clone() for output in self._outputs)
@@ -77,6 +80,13 @@ class Tape:
             self._do(track)
         else:
             running.result()
+
+    def _leave(self) -> None:
+        """After an error: the helper must not go on in memory that others use."""
+        for running in self._running.values():
+            if not running.cancel():
+                running.exception()
+        self._running.clear()
 
     @torch.no_grad()
     def _do(self, track: Track) -> None:
@@ -181,6 +191,10 @@ class Tapes(Executor):
             self.failures.append(f"all tapes would hold more than {self._held >> 20} MB")
             return None
         return tape
+
+    def forget(self) -> None:
+        """Let go of all tapes."""
+        self._tapes.clear()
 
     def tapes(self) -> list[Tape]:
         """All that there are."""

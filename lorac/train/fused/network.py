@@ -107,6 +107,7 @@ class Fused:
         self._over.clear()
         for gradients in self._stacks:
             gradients.forget()
+        self.scratch.forget()
 
     def _start(self, gradients: StackGradients, last: bool = False) -> None:
         if last or gradients.complete:

@@ -13,10 +13,14 @@ from torch import Tensor
 
 
 class Scratch:
-    """Buffers whose contents hold until the next convolution. They grow to the largest that was asked for and are never
-    given back; `choice.scratch_bytes` says how much that is."""
+    """Buffers whose contents hold until the next convolution. They grow to the largest that was asked for and are given
+    back by `forget` alone; `choice.scratch_bytes` says how much that is."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of all buffers."""
         self._arena: Tensor | None = None
         self._bordered: Tensor | None = None
         self._small: dict[tuple[torch.Size, torch.dtype], tuple[Tensor, Tensor]] = {}
