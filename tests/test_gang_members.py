@@ -23,7 +23,6 @@ from lorac.train.step import Trainer, Turn
 from lorac.train.tape import Tapes
 from tests.gang_bench import Bench, Recipe, distance, state
 
-
 WILD = Recipe(4, rate=1e3, steps=6, seed=1, train={"max_grad_norm": 0.0})
 """Diverges."""
 
@@ -103,13 +102,11 @@ def test_an_interrupted_gang_goes_on_from_its_snapshots(bench: Bench) -> None:
         assert distance(ours, theirs) <= 1e-5
 
 
-def test_ctrl_c_as_one_leaves_keeps_the_others_and_loads_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_as_one_leaves_keeps_the_others_and_loads_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = [Recipe(4, steps=2), Recipe(2, steps=6, seed=1)]
     whole = bench.alone(recipes[1])
     cancelled, kept, loaded = threading.Event(), dict[int, Path](), list[bool]()
-    load_base = crew.load_base
+    load_base = train.load_base
 
     def load(work: Work, device: Device) -> Any:
         loaded.append(cancelled.is_set())
@@ -137,7 +134,7 @@ def test_ctrl_c_as_one_leaves_keeps_the_others_and_loads_nothing(
 
 def test_the_seconds_of_a_lora_are_those_in_which_it_trains(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of two leaves, and the other waits a moment for a base."""
-    seconds, load_base, pause = dict[int, float](), crew.load_base, 0.5
+    seconds, load_base, pause = dict[int, float](), train.load_base, 0.5
 
     def slow(work: Work, device: Device) -> Any:
         time.sleep(pause)
