@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class LoracError(Exception):
     """Base of all errors that are shown to the user as text, without a traceback."""
 
     exit_code = 1
+
+    def bare(self) -> Self:
+        """Itself without tracebacks, whose frames hold what was worked with, to be kept while other work goes on."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class InputError(LoracError):

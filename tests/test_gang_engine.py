@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -148,6 +149,61 @@ def test_a_large_set_is_cut_into_gangs_of_like_sizes(bench: Bench, limit: int, c
     gang(bench).limit = limit
     assert_right(bench, chains(a=1, b=2, c=1, d=1, e=1))
     assert gang(bench).crews == crews
+
+
+def twins(**links: int) -> Graph:
+    """Chains, of which "longer" begins as "short" does."""
+    graph = chains(**links)
+    items: tuple[Mapping[str, Value], ...] = tuple({"name": "short", "n": number} for number in range(4))
+    graph.add(Node("longer:chain", "chain", {}, {}, items))
+    return graph
+
+
+@pytest.mark.parametrize(("limit", "crews"), [(8, [3]), (2, [2, 2])])
+def test_a_chain_that_begins_as_another_finds_what_that_one_made(bench: Bench, limit: int, crews: list[int]) -> None:
+    gang(bench).limit = limit
+    assert_right(bench, twins(short=2, q=2, r=2))
+    assert gang(bench).crews == crews and bench.ran()["chain"] == 8, "the first two links of six and four are the same"
+
+
+def test_without_gangs_too_equal_links_are_made_once(bench: Bench) -> None:
+    alone(bench, twins(short=2, q=1))
+    assert gang(bench).crews == [] and len(gang(bench).ran) == 5
+
+
+def test_a_chain_finds_all_that_another_made(bench: Bench) -> None:
+    graph = twins(q=2, short=5)
+    assert_right(bench, graph)
+    assert bench.ran()["chain"] == 7
+    told = [event for event in bench.events if isinstance(event, events.NodeFinished) and event.kind == "chain"]
+    assert {event.node: event.ran for event in told} == {"q:chain": 2, "short:chain": 5, "longer:chain": 0}
+
+
+def test_who_fails_or_is_skipped_keeps_no_session(bench: Bench) -> None:
+    """Nor does the error that is kept: a training's session and frames hold its base."""
+
+    class Base:
+        pass
+
+    held: list[weakref.ref[Base]] = []
+    alive: list[list[bool]] = []
+
+    def before(work: Work, item: Item) -> None:
+        alive.append([reference() is not None for reference in held])
+        work.session["base"] = base = Base()
+        held.append(weakref.ref(base))
+        if item.params["name"] == "b":
+            try:
+                raise OSError("a disk")
+            except OSError as error:
+                raise TrainingDiverged("the loss is nan") from error
+
+    gang(bench).before = before
+    executor = bench.executor(chains(a=1, b=2, c=1), keep_going=True, gang=False)
+    with pytest.raises(TrainingDiverged):
+        executor.run()
+    assert len(held) == 3 and not any(reference() for reference in held)
+    assert alive[2][1] is False, "gone before the next begins"
 
 
 def diverge() -> None:

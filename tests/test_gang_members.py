@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from lorac.engine.protocol import Made, Work
 from lorac.errors import InputError, Interrupted, StoreError, TrainingDiverged
-from lorac.kinds import training
+from lorac.kinds import crew, train, training
+from lorac.sd.device import Device
+from lorac.sd.safetensors import tensors_of
 from lorac.train import step
 from lorac.train.step import Trainer, Turn
 from lorac.train.tape import Tapes
-from tests.gang_bench import Bench, Recipe, distance
+from tests.gang_bench import Bench, Recipe, distance, state
+
+WILD = Recipe(4, rate=1e3, steps=6, seed=1, train={"max_grad_norm": 0.0})
+"""Diverges."""
 
 
 @pytest.fixture
@@ -28,7 +36,6 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_one_that_diverges_leaves_the_others_as_they_are(bench: Bench) -> None:
     calm = [Recipe(4, steps=6), Recipe(8, steps=6, seed=2, links=2)]
-    wild = Recipe(4, rate=1e3, steps=6, seed=1, train={"max_grad_norm": 0.0})
     steps = [0, 0, 0]
 
     def more(number: int) -> dict[str, Any]:
@@ -37,11 +44,26 @@ def test_one_that_diverges_leaves_the_others_as_they_are(bench: Bench) -> None:
 
         return {"progress": progress}
 
-    first, error, second = bench.together(calm[0], wild, calm[1], more=more)
+    first, error, second = bench.together(calm[0], WILD, calm[1], more=more)
     assert steps[0] == steps[2] == 6 and steps[1] > 0, "who goes on begins nothing again"
     assert isinstance(error, TrainingDiverged) and "learning rate 1000" in str(error)
     for recipe, ours in ((calm[0], first), (calm[1], second)):
         assert distance(ours, bench.alone(recipe)) <= 1e-4
+
+
+def test_who_left_does_not_hold_the_base_that_it_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is kept until the build ends."""
+    made, older = list[weakref.ref[Trainer]](), list[int]()
+    plain = Trainer.__init__
+
+    def counted(self: Trainer, *arguments: Any, **settings: Any) -> None:
+        older.append(sum(trainer() is not None for trainer in made))
+        made.append(weakref.ref(self))
+        plain(self, *arguments, **settings)
+
+    monkeypatch.setattr(Trainer, "__init__", counted)
+    _, error = bench.together(Recipe(4, steps=6), WILD)
+    assert isinstance(error, TrainingDiverged) and older == [0, 0]
 
 
 def test_settings_that_are_refused_cost_only_their_own_lora(bench: Bench) -> None:
@@ -78,6 +100,53 @@ def test_an_interrupted_gang_goes_on_from_its_snapshots(bench: Bench) -> None:
     for ours, theirs in zip(ends, whole, strict=True):
         assert not isinstance(theirs, BaseException)
         assert distance(ours, theirs) <= 1e-5
+
+
+def test_ctrl_c_as_one_leaves_keeps_the_others_and_loads_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes = [Recipe(4, steps=2), Recipe(2, steps=6, seed=1)]
+    whole = bench.alone(recipes[1])
+    cancelled, kept, loaded = threading.Event(), dict[int, Path](), list[bool]()
+    load_base = train.load_base
+
+    def load(work: Work, device: Device) -> Any:
+        loaded.append(cancelled.is_set())
+        return load_base(work, device)
+
+    def more(number: int) -> dict[str, Any]:
+        def keep(name: str, write: Any) -> None:
+            kept[number] = bench.folder / f"{name} {number}"
+            write(kept[number])
+
+        def progress(done: float, total: float, note: str) -> None:
+            if number == 0 and done == 2:
+                cancelled.set()
+
+        return {"keep": keep, "cancelled": cancelled, "progress": progress}
+
+    monkeypatch.setattr(crew, "load_base", load)
+    with pytest.raises(Interrupted):
+        bench.together(*recipes, more=more)
+    assert loaded == [False] and kept.keys() == {1}
+    (made,) = train.run(bench.work(1, recipes[1], 0, None, kept=lambda name: kept[1]))
+    assert isinstance(made, Made)
+    assert int(tensors_of(kept[1])["step"]) == 2 and distance(state(made), whole) <= 1e-4
+
+
+def test_the_seconds_of_a_lora_are_those_in_which_it_trains(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two leaves, and the other waits a moment for a base."""
+    seconds, load_base, pause = dict[int, float](), train.load_base, 0.5
+
+    def slow(work: Work, device: Device) -> Any:
+        time.sleep(pause)
+        return load_base(work, device)
+
+    def more(number: int) -> dict[str, Any]:
+        return {"measure": lambda measures: seconds.update({number: measures["seconds"]})}
+
+    monkeypatch.setattr(crew, "load_base", slow)
+    started = time.perf_counter()
+    bench.together(Recipe(4, steps=1), Recipe(2, steps=2, seed=1), more=more)
+    assert 0 < seconds[0] < seconds[1] < time.perf_counter() - started - 2 * pause
 
 
 @pytest.mark.parametrize("when", ["snapshot", "end"])
@@ -141,3 +210,22 @@ def test_a_lack_of_memory_makes_the_gang_smaller(bench: Bench, fits: int, monkey
         assert distance(ours, expected) <= 1e-4
     for end in ends:
         assert isinstance(end, InputError) is (fits == 0), end
+
+
+@pytest.mark.parametrize(("place", "told"), [("load_base", "was loaded"), ("step", "in a training step, with one")])
+def test_a_lack_of_memory_is_told_with_its_place(
+    bench: Bench, place: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    if place == "step":
+        monkeypatch.setattr(Trainer, "step", failing)
+    else:
+        for module in (crew, train):
+            monkeypatch.setattr(module, place, failing)
+    recipes = [Recipe(4, steps=2), Recipe(2, steps=2, seed=1)]
+    ends = bench.together(*recipes)
+    with pytest.raises(InputError) as alone:
+        bench.alone(recipes[0])
+    assert all(isinstance(end, InputError) and told in str(end) for end in (*ends, alone.value))

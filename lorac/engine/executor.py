@@ -97,7 +97,7 @@ class Executor:
             before = {source: self.nodes[source.node].state for source in node.inputs.values()}
             lost = [source for source, state in before.items() if state in (State.FAILED, State.SKIPPED)]
             if lost and (len(lost) == len(before) or not all(self._can_do_without(source) for source in lost)):
-                self.nodes[node].state = State.SKIPPED
+                self.nodes[node].stop(State.SKIPPED)
             elif all(state is State.DONE for source, state in before.items() if source not in lost):
                 self._advance(node)
 
@@ -117,7 +117,7 @@ class Executor:
             return
         progress, kind = self.nodes[node], self.kinds[node.kind]
         if self._stopping() and kind.POOL == "gpu":
-            progress.state = State.SKIPPED
+            progress.stop(State.SKIPPED)
             return
         try:
             look = look_up(node, kind, self.results, self.store)
@@ -196,14 +196,14 @@ class Executor:
             if twins:  # they fail, too, but all of them are to be named
                 self._workers.submit(node, look, sorted(twins))
             else:
-                progress.state = State.FAILED
+                progress.stop(State.FAILED)
             return
         if kind.SHAPE is Shape.CHAIN:
             follow_chain(look, kind, self.store)
         if not look.missing():
             self._finish(node, look)
         elif self._stopping():
-            progress.state = State.SKIPPED
+            progress.stop(State.SKIPPED)
         else:
             self._workers.submit(node, look, look.missing())
 

@@ -31,13 +31,13 @@ class Failures:
 
     def of_node(self, node: Node, error: BaseException) -> None:
         """What stopped a node. Raises what is no fault of the user's or the disk's."""
-        self._standing.nodes[node].state = State.FAILED
+        self._standing.nodes[node].stop(State.FAILED)
         if isinstance(error, OSError) and files.is_full(error):
             error = files.refusal(self._store.root, error)
         if isinstance(error, InputError):
             self.of_item(node, Failed(0, error.problems))
         elif isinstance(error, LoracError):
-            self._errors.append(error)
+            self._errors.append(error.bare())
             self._listen(events.Failure(node.name, str(error)))
         else:
             raise error

@@ -35,11 +35,14 @@ class Gangs:
             return [piece]
         may = sorted(p for p in waiting if p.node in nodes and self._standing.is_current(p.node, p.look))
         try:
-            key = kind.gang_key(piece.work)
-            alike = [piece, *(other for other in may if kind.gang_key(other.work) == key)]
-            # Equal links of two recipes are made by one: their scratch folder is the same, and the other finds them.
-            alike = list({other.look.item_keys[other.first_item]: other for other in reversed(alike)}.values())[::-1]
+            key, links = kind.gang_key(piece.work), {piece.item_key: piece}
+            for other in may:
+                if kind.gang_key(other.work) == key:
+                    # Equal links of two recipes are made by one: their scratch folder is the same. The other waits,
+                    # and finds them (see `Workers.start_waiting`).
+                    links.setdefault(other.item_key, other)
         except BlobMissing:
             return [piece]  # who runs into it has it made again
+        alike = list(links.values())
         rounds = -(-len(alike) // kind.gang_limit(piece.work))
         return alike[: -(-len(alike) // rounds)]

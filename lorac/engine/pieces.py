@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from lorac.digest import Digest
 from lorac.engine import events
 from lorac.engine.protocol import Failed, Ganging, Kind, Made, Work
 from lorac.engine.resolve import Lookup
@@ -47,6 +48,11 @@ class Piece:
     node: Node = field(compare=False)
     look: Lookup = field(compare=False)
     work: Work = field(compare=False)
+
+    @property
+    def item_key(self) -> Digest:
+        """Of its first item."""
+        return self.look.item_keys[self.first_item]
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ class Progress:
         self.state, self.look, self.session = State.WAITING, None, {}
         self.asked, self.failed = set(), set()
 
+    def stop(self, state: State) -> None:
+        """FAILED or SKIPPED: nobody goes on with its session, which may hold models."""
+        self.state = state
+        self.session.clear()
+
     def measured(self, measures: Mapping[str, float]) -> None:
         """Sum what adds up; keep the largest of what is called a peak."""
         for name, value in measures.items():

@@ -183,6 +183,12 @@ def follow_chain(look: Lookup, kind: Kind, store: Store) -> None:
         look.found[index] = _known_items(look.item_keys[-1:], kind, store)[0]
 
 
+def made_since(look: Lookup, index: int, kind: Kind, store: Store) -> bool:
+    """Whether an item that was missing has been made by now, for another node; then it is found."""
+    look.found[index] = _known_items([look.item_keys[index]], kind, store)[0]
+    return look.found[index] is not None
+
+
 def _names(node: Node, kind: Kind, results: Mapping[Node, Result]) -> list[str]:
     """The items' names for people: those of the first EACH input, or the numbers of the recipe's own items."""
     if kind.SHAPE in (Shape.ONE, Shape.LIST):
@@ -208,4 +214,4 @@ def numbers(count: int) -> list[str]:
     return [str(number) for number in range(1, count + 1)]
 
 
-__all__ = ["BlobMissing", "Lookup", "Result", "follow_chain", "item_key", "look_up", "needed", "numbers"]
+__all__ = ["BlobMissing", "Lookup", "Result", "follow_chain", "item_key", "look_up", "made_since", "needed", "numbers"]

@@ -12,10 +12,10 @@ from heapq import heapify, heappop, heappush
 
 from lorac.engine import events
 from lorac.engine.gangs import Gangs
-from lorac.engine.pieces import Body, Message, Piece, run_gang, run_piece
+from lorac.engine.pieces import Body, Ended, Message, Piece, run_gang, run_piece
 from lorac.engine.progress import Standing, State
 from lorac.engine.protocol import Ganging, Kind, Work
-from lorac.engine.resolve import Lookup
+from lorac.engine.resolve import Lookup, made_since
 from lorac.graph.nodes import Node, Shape
 from lorac.store.blobs import Store
 
@@ -136,11 +136,16 @@ class Workers:
         """After an error nothing that waits is begun."""
         for piece in self._waiting:
             if self._is_current(piece):
-                self._standing.nodes[piece.node].state = State.SKIPPED
+                self._standing.nodes[piece.node].stop(State.SKIPPED)
         self._waiting = []
 
     def start_waiting(self) -> None:
-        """Give the free gpu pool the first piece that waits: by now those that the last one led to wait too."""
+        """Give the free gpu pool the first piece that waits: by now those that the last one led to wait too.
+
+        Links that another chain has made in the meantime are found, and what follows them waits before any is begun.
+        """
+        if self._busy or self._found_by_now():
+            return
         held = []
         while self._waiting and not self._busy:
             piece = heappop(self._waiting)
@@ -173,6 +178,17 @@ class Workers:
     def _others_run(self, held: Sequence[Piece]) -> bool:
         nodes = {piece.node for piece in held}
         return any(node not in nodes for node in self._standing.running())
+
+    def _found_by_now(self) -> bool:
+        """Whether links that wait have been made; their nodes are told that they are."""
+        current = [piece for piece in self._waiting if self._is_current(piece)]
+        links = [(piece, kind) for piece in current if (kind := self._kinds[piece.node.kind]).SHAPE is Shape.CHAIN]
+        made = [piece for piece, kind in links if made_since(piece.look, piece.first_item, kind, self._store)]
+        for piece in made:
+            self.send(Message(piece.node, piece.look, Ended(None)))
+        self._waiting = [piece for piece in current if piece not in made]
+        heapify(self._waiting)
+        return bool(made)
 
     def _start_gpu(self, piece: Piece) -> None:
         """Run a piece, with others that wait if it can have a gang."""

@@ -30,7 +30,7 @@ class Crew:
         self._works, self._more, self._device = works, more, pick()
         self._runs: dict[int, Run] = {}
         self._reports: list[Report] = []
-        self._left = False
+        self._left = self._stepping = False
         self._at_once = len(works)
 
     def run(self) -> Iterator[Report]:
@@ -41,6 +41,7 @@ class Crew:
         self._each(range(len(self._works)), lambda number: self._runs.update({number: new_run(self._works[number])}))
         yield from self._told()
         while self._runs:
+            self._stop_if_cancelled()
             active, too_many = list(self._runs)[: self._at_once], False
             try:
                 yield from self._until_one_leaves(active)
@@ -53,8 +54,16 @@ class Crew:
             give_back()  # models, networks and their trainer hold each other
             yield from self._told()
 
+    def _stop_if_cancelled(self) -> None:
+        """Before the base is loaded again."""
+        from lorac.train.loop import interrupted
+
+        if self._works[0].cancelled.is_set():
+            self._each(self._runs, lambda number: self._runs[number].save())
+            raise interrupted()
+
     def _until_one_leaves(self, active: Sequence[int]) -> Iterator[Report]:
-        self._left = False
+        self._left = self._stepping = False
         models = load_base(self._works[0], self._device)
         self._each(active, lambda number: self._runs[number].recruit(*models))
         yield from self._told()
@@ -80,7 +89,9 @@ class Crew:
         while True:
             self._each(begun, lambda number: legs.update({number: self._runs[number].leg()}))
             if not self._left:
+                self._stepping = True
                 ended, failed = advance(trainer, {n: leg for n, leg in legs.items() if leg}, self._works[0].cancelled)
+                self._stepping = False
                 for number, error in failed.items():
                     self._leave(number, error)
                 self._each(ended, lambda number: self._reports.append((number, self._runs[number].end(self._device))))
@@ -107,7 +118,7 @@ class Crew:
         from lorac.train.gang import no_memory
 
         if len(active) == 1:
-            self._leave(active[0], refusal or no_memory())
+            self._leave(active[0], refusal or no_memory(self._stepping))
             return
         self._at_once = -(-len(active) // 2)
         cause = "memory does not hold" if refusal else "memory ran out with"
@@ -129,7 +140,7 @@ class Crew:
 
     def _leave(self, number: int, error: Exception) -> None:
         self._runs.pop(number, None)
-        self._reports.append((number, error))
+        self._reports.append((number, error.bare() if isinstance(error, LoracError) else error))
         self._left = True
 
     def _told(self) -> Iterator[Report]:

@@ -44,23 +44,26 @@ def run(work: Work) -> Iterable[Made | Failed]:
     from lorac.train.gang import advance, no_memory
     from lorac.train.survive import is_out_of_memory
 
-    device, session = pick(), work.session
-    if "run" in session:
-        session["run"].begin(work)
-    else:
-        run = new_run(work)
-        models = load_base(work, device)
-        run.recruit(*models)
-        session["trainer"], session["run"] = trainer_of([run], *models), run
+    device, session, stepping = pick(), work.session, False
     try:
-        _, failed = advance(session["trainer"], {0: session["run"].leg()}, work.cancelled)
+        if "run" in session:
+            session["run"].begin(work)
+        else:
+            run = new_run(work)
+            models = load_base(work, device)
+            run.recruit(*models)
+            session["trainer"], session["run"] = trainer_of([run], *models), run
+        legs, stepping = {0: session["run"].leg()}, True
+        _, failed = advance(session["trainer"], legs, work.cancelled)
+        for reason in failed.values():
+            raise reason
+        stepping = False
+        made = session["run"].end(device)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise no_memory() from error
-    for reason in failed.values():
-        raise reason
-    yield session["run"].end(device)
+        raise no_memory(stepping) from error
+    yield made
 
 
 def run_gang(works: Sequence[Work], more: Next) -> Iterator[tuple[int, Made | Failed | BaseException]]:

@@ -49,7 +49,7 @@ class Run:
         self._leg: Leg | None = None
         self.state = self._state_before()
         self._found = int(self.state["step"]) - self.slice.first_step if self.state else 0
-        self._started = time.perf_counter()
+        self._seconds = 0.0
 
     def recruit(self, unet: UNet, text: TextEncoder) -> None:
         """Make the member: its network, on models that no trainer has changed yet."""
@@ -70,9 +70,9 @@ class Run:
 
     def leg(self) -> Leg:
         """What is left of the link, for a member that is in a trainer."""
-        from lorac.sd.safetensors import write
         from lorac.train.loop import Leg
 
+        self._resumed = time.perf_counter()
         state, self.state = self.state, None
         leg = self._leg = Leg(
             self.member,
@@ -80,7 +80,7 @@ class Run:
             self.pictures,
             state=state,
             progress=self._report,
-            snapshot=lambda state: self.work.keep(SNAPSHOT, lambda path: write(path, state, {})),
+            snapshot=self._keep,
             snapshot_seconds=SNAPSHOT_SECONDS,
         )
         return leg
@@ -89,7 +89,13 @@ class Run:
         """Remember where the leg is, if there is one: the next goes on from there, on other models."""
         if self._leg is not None:
             self.state, self._leg = self._leg.state(), None
+            self._seconds += time.perf_counter() - self._resumed
         del self.member
+
+    def save(self) -> None:
+        """Take a snapshot of what is paused."""
+        if self.state is not None:
+            self._keep(self.state)
 
     def restart(self) -> None:
         """Go back to the last snapshot of the link, or to its start; other models come."""
@@ -106,7 +112,7 @@ class Run:
 
         assert self._leg is not None
         state, losses = self._leg.end()
-        steps, seconds = self._leg.done - self._found, time.perf_counter() - self._started
+        steps, seconds = self._leg.done - self._found, self._seconds + time.perf_counter() - self._resumed
         self.work.measure({"steps": steps, "seconds": seconds, "peak_bytes": device.peak_bytes()})
         outputs: dict[str, bytes | Path] = {n: self.work.scratch / f"{n}.safetensors" for n in ("lora", "moments")}
         parts: dict[str, dict[str, Tensor]] = {"lora": {}, "moments": {}}
@@ -118,6 +124,11 @@ class Run:
             for name, tensors in parts.items():
                 write(self.work.scratch / f"{name}.safetensors", tensors, {})
         return Made(self._item.index, {**outputs, "losses": torch.tensor(losses).float().numpy().tobytes()})
+
+    def _keep(self, state: dict[str, Tensor]) -> None:
+        from lorac.sd.safetensors import write
+
+        self.work.keep(SNAPSHOT, lambda path: write(path, state, {}))
 
     def _report(self, done: int, loss: float) -> None:
         total = max(self.slice.first_step + len(self.slice), self.work.total * len(self.slice))

@@ -32,10 +32,14 @@ def advance(
                 return [number for number, leg in legs.items() if leg.over and number not in failed], failed
 
 
-def no_memory() -> InputError:
-    """What to tell the user when one LoRA in the smallest passes takes more memory than there is."""
-    cause = "memory ran out in a training step, with one LoRA and one sample at a time"
-    return InputError.of("train", cause, "set a smaller train.resolution or network.dim, or give a --budget")
+def no_memory(stepping: bool) -> InputError:
+    """What to tell the user when one LoRA takes more memory than there is: in the smallest passes of a training step,
+    or, where not `stepping`, beside one."""
+    if stepping:
+        cause = "memory ran out in a training step, with one LoRA and one sample at a time"
+        return InputError.of("train", cause, "set a smaller train.resolution or network.dim, or give a --budget")
+    cause = "memory ran out while the base or the LoRA was loaded or saved"
+    return InputError.of("train", cause, "end other programs that hold memory, or set a smaller network.dim")
 
 
 def _save(legs: Mapping[int, Leg]) -> None:
