@@ -41,5 +41,5 @@ class Gangs:
             alike = list({other.look.item_keys[other.first_item]: other for other in reversed(alike)}.values())[::-1]
         except BlobMissing:
             return [piece]  # who runs into it has it made again
-        rounds = -(-len(alike) // kind.gang_limit(piece.work))
+        rounds = -(-len(alike) // kind.gang_limit([other.work for other in alike]))
         return alike[: -(-len(alike) // rounds)]
