@@ -287,8 +287,9 @@ def plan(
         mates = [run for name in gang.names if (run := memory[name]) is not None]
         cuts.append((gang, Cut([1], "") if gang.reason else cut(mates, most)))
         memory |= at_once(gang.names, cuts[-1][1], memory)
+    words = {key: rows(run, limit) for key, run in {id(run): run for run in memory.values()}.items()}
     for recipe in loaded.recipes:
-        own = [*lines(recipe, runs[recipe.name]), *laid_out(rows(memory[recipe.name], limit))]
+        own = [*lines(recipe, runs[recipe.name]), *laid_out(words[id(memory[recipe.name])])]
         click.echo("\n".join([recipe.name, *own, *summary(graph, recipe.name, casts)]))
     for collection in loaded.collections:
         own = total_lines(collection, runs, graph)

@@ -9,13 +9,14 @@ whatever else they vary, and all recipes with one bucket and batch size.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorac.engine.protocol import Work
 from lorac.kinds.memory import budget_of, described_one, sizes
-from lorac.train.memory.choose import choose
+from lorac.train.memory.choose import holds
 from lorac.train.memory.run import Run
 from lorac.train.slices import Slice
 
@@ -48,11 +49,10 @@ def fitting(runs: Sequence[Run], budget: int | None) -> int:
 
     `budget` is None where nobody knows how much memory there is.
     """
-    for count in range(min(CAUTIOUS if budget is None else MOST, len(runs)), 1, -1):
-        choice = choose(Run.together(runs[:count]), budget)
-        if choice.chosen is not None and choice.times(choice.chosen) <= SLOWER:
-            return count
-    return 1
+    most = min(CAUTIOUS if budget is None else MOST, len(runs))
+    return 1 + bisect(
+        range(2, most + 1), False, key=lambda count: not holds(Run.together(runs[:count]), budget, SLOWER)
+    )
 
 
 def cut(runs: Sequence[Run], budget: int | None) -> Cut:

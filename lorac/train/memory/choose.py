@@ -12,6 +12,7 @@ from itertools import product
 from lorac.train.memory.budget import shown
 from lorac.train.memory.predict import Prediction, predict
 from lorac.train.memory.run import Plan, Run
+from lorac.train.memory.work import work
 from lorac.train.switches import Recompute
 
 DIMS_TRIED = (0.75, 0.5, 0.25, 0.125)
@@ -63,6 +64,13 @@ def choose(run: Run, budget: int | None) -> Choice:
     fitting = [outcome for outcome in outcomes if budget is None or outcome.prediction.total <= budget]
     chosen = fitting[0] if fitting else None
     return Choice(chosen, [outcome for outcome in outcomes if outcome is not chosen], budget)
+
+
+def holds(run: Run, budget: int | None, slower: float) -> bool:
+    """Whether a plan fits that takes at most `slower` times as long as the quickest."""
+    works = {plan: work(run, plan) for plan in plans(run)}
+    quick = (plan for plan, cost in works.items() if cost <= slower * min(works.values()))
+    return budget is None or any(predict(run, plan).total <= budget for plan in quick)
 
 
 def plans(run: Run) -> Iterator[Plan]:
