@@ -215,24 +215,24 @@ def _hold_to(loaded: Loaded, graph: Graph, store: Store, budget: str | None) -> 
 
     from lorac.engine.forecast import Outlook, forecast
     from lorac.kinds.registry import KINDS, SCANNERS
-    from lorac.plan import run_of
-    from lorac.plan_memory import UNPREDICTED, memory_run, refuse
     from lorac.train.memory.budget import free_on_card, parse
 
     given = None if budget is None else parse(budget)
     if given is None and shutil.which("nvidia-smi") is None:
         return
-    trained = [
-        node
-        for node, cast in forecast(graph, KINDS, SCANNERS, store).items()
-        if node.kind == "train" and cast.outlook is not Outlook.FOUND
-    ]
-    free = free_on_card() if trained else None
+    casts = forecast(graph, KINDS, SCANNERS, store)
+    trained = {node for node, cast in casts.items() if node.kind == "train" and cast.outlook is not Outlook.FOUND}
+    if not trained:
+        return
+    from lorac.plan import run_of
+    from lorac.plan_memory import UNPREDICTED, memory_run, refuse
+
+    free = free_on_card()
     limit = free if given is None else given
     if limit is None:
         return
     for recipe in loaded.recipes:
-        if not any(node in trained for node in graph.of_recipe(recipe.name)):
+        if trained.isdisjoint(graph.of_recipe(recipe.name)):
             continue
         run = memory_run(recipe, run_of(recipe), cuda=free is not None)
         if run is not None:

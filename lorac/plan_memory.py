@@ -14,7 +14,7 @@ from lorac.recipe.base import base_shapes
 from lorac.recipe.recipe import Recipe
 from lorac.train.memory.budget import shown
 from lorac.train.memory.choose import Choice, Outcome, choose, refusal
-from lorac.train.memory.run import Run
+from lorac.train.memory.run import TAPES, Run
 from lorac.train.memory.shapes import Sizes
 from lorac.train.switches import Recompute
 
@@ -97,7 +97,8 @@ def _fixed(run: Run) -> str:
     """What is no choice of the plan's."""
     attention = "that torch has" if run.cuda else "block by block, of few pixels whole"
     state = "8 bits" if run.optimizers == {"adamw8bit"} else "float32"
-    return f"always: attention {attention}; the optimiser's state in {state}; the base in float{8 * run.element}"
+    taped = f"; recorded steps may take {shown(TAPES)} more" if run.merged and not run.cuda else ""
+    return f"always: attention {attention}; the optimiser's state in {state}; the base in float{8 * run.element}{taped}"
 
 
 def _words(choice: Choice, outcome: Outcome) -> str:

@@ -26,12 +26,12 @@ from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import PARTS
 from lorac.sd.lora_settings import NetworkSettings
 from lorac.sd.unet import UNetConfig
-from lorac.train import text_states
+from lorac.train import tape, text_states
 from lorac.train.member import Member
 from lorac.train.memory.budget import free_on_card, parse, shown
 from lorac.train.memory.choose import choose, remedies
 from lorac.train.memory.predict import predict
-from lorac.train.memory.run import MERGED_LIMIT, TEXT_STATES, Plan, Run
+from lorac.train.memory.run import MERGED_LIMIT, TAPES, TEXT_STATES, Plan, Run
 from lorac.train.memory.shapes import Sizes, factors, ranks
 from lorac.train.objective import Pictures
 from lorac.train.slices import Sample, Step
@@ -75,6 +75,7 @@ def test_sizes_are_read_from_headers() -> None:
         (Setting(32, ("unet",), Recompute.FEED_FORWARD, gang=2, chunks=3), [Size(384, 512, 2)]),
         (Setting(256, level=Recompute.TRANSFORMER), [Size(256, 256, 8)]),
         (Setting(128, ("unet",), Recompute.BLOCK, away=True), [Size(512, 512, 1)]),
+        (Setting(32, gang=2, split=2), [Size(256, 384, 3), Size(384, 256, 4)]),
     ],
 )
 def test_predicted_peaks_on_a_card(setting: Setting, steps: list[Size]) -> None:
@@ -96,10 +97,11 @@ def test_predicted_peaks_on_a_cpu(setting: Setting, size: Size) -> None:
     assert abs(point.error) < 0.0075, point
 
 
-def test_predicted_peaks_of_a_merged_base() -> None:
+@pytest.mark.parametrize("split", [1, 2])
+def test_predicted_peaks_of_a_merged_base(split: int) -> None:
     """Of `builtin:mini`'s size, without what a tape keeps for playback, which is not predicted."""
     mini = UNetConfig(32, 64, 2), TextConfig(64, 12, 1, 256)
-    setting = Setting(16, level=Recompute.NOTHING, half=False, tape=False)
+    setting = Setting(16, level=Recompute.NOTHING, half=False, tape=False, split=split)
     (point,) = measure(setting, [Size(128, 128, 4)], *mini)
     assert abs(point.error) < 0.0075, point
 
@@ -119,7 +121,7 @@ def test_living_bytes_are_those_of_the_allocator() -> None:
 
 
 def test_limits_are_those_of_the_code() -> None:
-    assert (TEXT_STATES, MERGED_LIMIT) == (text_states.LIMIT, lora.MERGED_LIMIT)
+    assert (TEXT_STATES, MERGED_LIMIT, TAPES) == (text_states.LIMIT, lora.MERGED_LIMIT, tape.LIMIT + tape.HELD)
 
 
 def _half_trained(level: Recompute) -> tuple[LoRANetwork, dict[str, Tensor]]:

@@ -16,6 +16,9 @@ MERGED_LIMIT = 64 * 2**20
 TEXT_STATES = 64 * 2**20
 """`lorac.train.text_states`'s: most bytes of captions' states that are kept."""
 
+TAPES = 2 * 2**30
+"""`lorac.train.tape`'s: the most that recording a step takes, and that recorded steps hold. It is not predicted."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -100,6 +103,7 @@ class Run:
 
     @cached_property
     def merged(self) -> bool:
+        """Whether the base is so small that its LoRAs are merged into it; on a CPU, its steps are recorded too."""
         adapted = sum(outputs * inputs for outputs, inputs in map(self.sizes.module, self.networks[0]))
         return adapted * self.element <= MERGED_LIMIT
 
