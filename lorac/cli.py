@@ -225,20 +225,23 @@ def _hold_to(loaded: Loaded, graph: Graph, store: Store, budget: str | None) -> 
     if not trained:
         return
     from lorac.plan import run_of
-    from lorac.plan_memory import UNPREDICTED, memory_run, refuse
+    from lorac.plan_memory import UNPREDICTED, memory_run, refusals
 
     free = free_on_card()
     limit = free if given is None else given
     if limit is None:
         return
+    problems: list[Problem] = []
     for recipe in loaded.recipes:
         if trained.isdisjoint(graph.of_recipe(recipe.name)):
             continue
         run = memory_run(recipe, run_of(recipe), cuda=free is not None)
         if run is not None:
-            refuse(recipe, run, limit)
+            problems += refusals(recipe, run, limit)
         elif given is not None:
             click.echo(f"{recipe.name}: warning: memory is {UNPREDICTED}: nothing holds it to --budget", err=True)
+    if problems:
+        raise InputError(problems)
     if given is not None:
         graph.hint("train", {"budget": given})
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from lorac.errors import InputError, Problem
+from lorac.errors import Problem
 from lorac.graph.scope import training_resolution
 from lorac.kinds.gang_size import Cut
 from lorac.plan import Run as Figures
@@ -86,11 +86,10 @@ def rows(run: Run | None, budget: int | None) -> list[tuple[str, str]]:
     return found + [("", f"not taken: {shown(o.prediction.total)}, {_words(choice, o)}") for o in levels.values()]
 
 
-def refuse(recipe: Recipe, run: Run, budget: int) -> None:
-    """Raises InputError for a recipe that fits by no plan."""
+def refusals(recipe: Recipe, run: Run, budget: int) -> list[Problem]:
+    """Of a recipe that fits by no plan."""
     choice = choose(run, budget)
-    if choice.chosen is None:
-        raise InputError([Problem(recipe.where("train.batch_size"), *refusal(run, choice))])
+    return [] if choice.chosen else [Problem(recipe.where("train.batch_size"), *refusal(run, choice))]
 
 
 def _fixed(run: Run) -> str:

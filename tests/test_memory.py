@@ -298,4 +298,8 @@ def test_plan_and_build_with_a_budget(tmp_path: Path) -> None:
     assert "small.toml" in refused.output and "and may take 100 MiB" in refused.output
     assert "401 MiB of it for Python and torch" in refused.output
     assert not (tmp_path / "store").exists() or not any((tmp_path / "store").rglob("*.safetensors"))
+    recipe.with_name("other.toml").write_text('extends = "small.toml"\nnetwork.dim = 8\n', "utf-8")
+    both = [str(recipe), str(recipe.with_name("other.toml"))]
+    refused = CliRunner().invoke(main, ["build", *both, *store, "--budget", "100MiB"])
+    assert refused.output.count("and may take 100 MiB") == 2, "all problems at once"
     assert CliRunner().invoke(main, ["plan", str(recipe), *store, "--budget", "8Foo"]).exit_code == 2
