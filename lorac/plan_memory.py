@@ -94,8 +94,8 @@ def refusals(recipe: Recipe, run: Run, budget: int) -> list[Problem]:
 
 def _fixed(run: Run) -> str:
     """What is no choice of the plan's."""
-    attention = "that torch has" if run.cuda else "block by block, of few pixels whole"
-    state = "8 bits" if run.optimizers == {"adamw8bit"} else "float32"
+    attention = "by torch's own kernel" if run.cuda else "block by block, of few pixels whole"
+    state = " and ".join(sorted({"8 bits" if name == "adamw8bit" else "float32" for name in run.optimizers}))
     taped = f"; recorded steps may take {shown(TAPES)} more" if run.merged and not run.cuda else ""
     return f"always: attention {attention}; the optimiser's state in {state}; the base in float{8 * run.element}{taped}"
 
