@@ -32,7 +32,7 @@ Base = tuple[UNet, TextEncoder]
 
 @dataclass(frozen=True)
 class Setting:
-    """Of which a trainer is made. half: a float16 base, as on a card; away: see `Plan`; chunks: of a caption."""
+    """Of which a trainer is made. half: a float16 base, as on a card; away, split: see `Plan`; chunks: of a caption."""
 
     rank: int = 128
     targets: tuple[str, ...] = BOTH
@@ -42,6 +42,7 @@ class Setting:
     away: bool = False
     chunks: int = 2
     tape: bool = True
+    split: int = 1
 
     @property
     def text(self) -> bool:
@@ -76,7 +77,8 @@ class Point:
     def facts(self) -> dict[str, Any]:
         s = self.setting
         what = {**self.size._asdict(), "rank": s.rank, "gang": s.gang, "text": s.text, "chunks": s.chunks}
-        how = {"recompute": s.level.name.lower(), "away": s.away, "predicted": self.predicted, "true": self.true}
+        how = {"recompute": s.level.name.lower(), "away": s.away, "split": s.split}
+        how |= {"predicted": self.predicted, "true": self.true}
         return {**what, **how, "error": round(self.error, 4)}
 
 
@@ -103,6 +105,7 @@ def trainer_of(base: Base, setting: Setting) -> Trainer:
         clip_skip=2,
         max_token_length=75 * setting.chunks,
         switches=Switches(recompute=setting.level, beside=False, tape=setting.tape),
+        split=setting.split,
     )
 
 
@@ -177,7 +180,7 @@ def on_cuda(setting: Setting, steps: Sequence[Size]) -> Iterator[Point]:
 
 
 def predicted(setting: Setting, size: Size, unet: UNetConfig, text: TextConfig, cuda: bool) -> int:
-    found = predict(setting.run(size, sizes_of(unet, text), cuda), Plan(1, setting.level, setting.away))
+    found = predict(setting.run(size, sizes_of(unet, text), cuda), Plan(setting.split, setting.level, setting.away))
     return found.total - found.context - found.captions
 
 

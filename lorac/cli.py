@@ -82,7 +82,9 @@ gang_option = click.option(
     "--no-gang", is_flag=True, help="Train the LoRAs of a build one after the other, not several in one pass."
 )
 budget_option = click.option(
-    "--budget", metavar="SIZE", help="Memory that training may take, as in 8GiB. Absent: what a card has free."
+    "--budget",
+    metavar="SIZE",
+    help="Memory that training may take, as in 8GiB. Absent: what a card has free; on a CPU, any.",
 )
 
 
@@ -175,10 +177,9 @@ def build(
     from lorac.kinds.registry import KINDS, SCANNERS
 
     loaded, graph = read(recipes, sets, base)
-    if budget is not None:
-        _hold_to(loaded, graph, budget)
     names = loaded.names
     with opened(store, to_look=dry_run) as blobs:
+        _hold_to(loaded, graph, blobs, budget)
         if dry_run:
             _show_forecast(names, graph, blobs, as_json)
             return
@@ -207,16 +208,42 @@ def build(
             lines.close()
 
 
-def _hold_to(loaded: Loaded, graph: Graph, budget: str) -> None:
-    """Refuse recipes that cannot be trained in so much memory, and tell the training of the others."""
-    from lorac.plan import run_of
-    from lorac.plan_memory import memory_run, refuse
+def _hold_to(loaded: Loaded, graph: Graph, store: Store, budget: str | None) -> None:
+    """Refuse recipes that are to be trained and cannot be in `budget`, or in what a card has free; tell the training of
+    the others."""
+    import shutil
+
+    from lorac.engine.forecast import Outlook, forecast
+    from lorac.kinds.registry import KINDS, SCANNERS
     from lorac.train.memory.budget import free_on_card, parse
 
-    limit, cuda = parse(budget), free_on_card() is not None
+    given = None if budget is None else parse(budget)
+    if given is None and shutil.which("nvidia-smi") is None:
+        return
+    casts = forecast(graph, KINDS, SCANNERS, store)
+    trained = {node for node, cast in casts.items() if node.kind == "train" and cast.outlook is not Outlook.FOUND}
+    if not trained:
+        return
+    from lorac.plan import run_of
+    from lorac.plan_memory import UNPREDICTED, memory_run, refusals
+
+    free = free_on_card()
+    limit = free if given is None else given
+    if limit is None:
+        return
+    problems: list[Problem] = []
     for recipe in loaded.recipes:
-        refuse(recipe, memory_run(recipe, run_of(recipe), cuda), limit)
-    graph.hint("train", {"budget": limit})
+        if trained.isdisjoint(graph.of_recipe(recipe.name)):
+            continue
+        run = memory_run(recipe, run_of(recipe), cuda=free is not None)
+        if run is not None:
+            problems += refusals(recipe, run, limit)
+        elif given is not None:
+            click.echo(f"{recipe.name}: warning: memory is {UNPREDICTED}: nothing holds it to --budget", err=True)
+    if problems:
+        raise InputError(problems)
+    if given is not None:
+        graph.hint("train", {"budget": given})
 
 
 def _show_forecast(names: list[str], graph: Graph, store: Store, as_json: bool) -> None:
@@ -241,12 +268,13 @@ def _show_forecast(names: list[str], graph: Graph, store: Store, as_json: bool) 
 def plan(
     recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path, no_gang: bool, budget: str | None
 ) -> None:
-    """Show the arithmetic of each RECIPE: pictures, repeats, steps, epochs, and what the next build would do."""
+    """Show the arithmetic of each RECIPE: pictures, repeats, steps, epochs, the memory that training takes, and what
+    the next build would do: with several recipes, which are trained together."""
     from lorac.engine.forecast import Outlook, forecast, summary
-    from lorac.kinds.gang_size import available, fitting
+    from lorac.kinds.gang_size import Cut, available, cut
     from lorac.kinds.registry import KINDS, SCANNERS
-    from lorac.plan import gang_lines, laid_out, lines, run_of, total_lines
-    from lorac.plan_memory import memory_run, rows
+    from lorac.plan import gang_line, gangs_to_make, laid_out, lines, run_of, total_lines
+    from lorac.plan_memory import at_once, memory_run, rows
     from lorac.train.memory.budget import free_on_card, parse
 
     free = free_on_card()
@@ -256,17 +284,21 @@ def plan(
     with opened(store, to_look=True) as blobs:
         casts = forecast(graph, KINDS, SCANNERS, blobs)
     memory = {each.name: memory_run(each, runs[each.name], cuda=free is not None) for each in loaded.recipes}
+    to_make = {node for node, cast in casts.items() if cast.outlook is not Outlook.FOUND}
+    most, cuts = available() if limit is None else limit, []
+    for gang in [] if no_gang else gangs_to_make(graph, to_make):
+        mates = [run for name in gang.names if (run := memory[name]) is not None]
+        cuts.append((gang, Cut([1], "") if gang.reason else cut(mates, most)))
+        memory |= at_once(gang.names, cuts[-1][1], memory)
+    words = {key: rows(run, limit) for key, run in {id(run): run for run in memory.values()}.items()}
     for recipe in loaded.recipes:
-        own = [*lines(recipe, runs[recipe.name]), *laid_out(rows(memory[recipe.name], limit))]
+        own = [*lines(recipe, runs[recipe.name]), *laid_out(words[id(memory[recipe.name])])]
         click.echo("\n".join([recipe.name, *own, *summary(graph, recipe.name, casts)]))
     for collection in loaded.collections:
         own = total_lines(collection, runs, graph)
         click.echo("\n".join([collection.name, *own, *summary(graph, collection.name, casts)]))
-    if not no_gang:
-        to_make = {node for node, cast in casts.items() if cast.outlook is not Outlook.FOUND}
-        most = available() if limit is None else limit
-        for line in gang_lines(graph, to_make, lambda name: fitting(memory[name], most)):
-            click.echo(line)
+    for gang, sizes in cuts:
+        click.echo(gang_line(gang, sizes))
 
 
 @main.command(short_help="Explain what is made again, and why.")

@@ -11,6 +11,7 @@ from lorac.graph.gang import gangs
 from lorac.graph.nodes import Graph, Node
 from lorac.graph.scope import bucketing, training_resolution
 from lorac.kinds import train
+from lorac.kinds.gang_size import Cut
 from lorac.kinds.image import Bucketing, Refused, header
 from lorac.listing import Picture, shown_path
 from lorac.recipe import arithmetic
@@ -78,32 +79,38 @@ def laid_out(rows: Sequence[tuple[str, str]]) -> list[str]:
     return [f"  {name:<15} {text}" for name, text in rows]
 
 
-def gang_lines(graph: Graph, to_make: Collection[Node], fitting: Callable[[str], int]) -> list[str]:
-    """Which of the LoRAs that are to be trained go together, and why others do not; nothing for a single LoRA.
+@dataclass(frozen=True)
+class Gang:
+    """Recipes whose LoRAs may be trained together; of one that may not, why."""
 
-    `fitting` says of a recipe how many LoRAs like its own memory holds at once.
-    """
-    nodes = [node for node in graph.nodes if node.kind == train.NAME and node in to_make]
-    if len(nodes) < 2:
+    names: Sequence[str]
+    reason: str = ""
+
+
+def gangs_to_make(graph: Graph, to_make: Collection[Node]) -> list[Gang]:
+    """Of the LoRAs that are to be trained; nothing for a single one."""
+    names = {node: node.name.partition(":")[0] for node in graph.nodes if node.kind == train.NAME and node in to_make}
+    if len(names) < 2:
         return []
-    names = {node: node.name.partition(":")[0] for node in nodes}
-    lines, told = [], set[Node]()
+    result, told = [], set[Node]()
     found = gangs(graph, lambda node: train.gang_group(node) if node.kind == train.NAME else None)
-    for node in nodes:
+    for node in names:
         mates = [mate for mate in found.get(node, [node]) if mate in names]
-        if len(mates) > 1 and node not in told:
-            joined = ", ".join(names[mate] for mate in mates)
-            most = fitting(names[mates[0]])
-            rounds = -(-len(mates) // most)
-            size = "" if rounds == 1 else f", {-(-len(mates) // rounds)} at a time: memory holds {most} at most"
-            size = ", one at a time: memory holds no more" if most == 1 else size
-            lines.append(f"trained together: {joined} (as far as their steps have the same shapes{size})")
-        elif len(mates) == 1:
+        if node not in told:
             key = train.alone_because(node.params)
             reason = f"{key} is not for several at once" if key else "no other has its base, parts and clip skip"
-            lines.append(f"trained alone: {names[node]} ({reason})")
+            result.append(Gang([names[mate] for mate in mates], "" if len(mates) > 1 else reason))
         told.update(mates)
-    return lines
+    return result
+
+
+def gang_line(gang: Gang, cut: Cut) -> str:
+    """Which LoRAs go together, and why others do not."""
+    if gang.reason:
+        return f"trained alone: {gang.names[0]} ({gang.reason})"
+    count = "one" if cut.sizes[0] == 1 else cut.sizes[0]
+    size = f", {count} at a time: {cut.reason}" if cut.reason else ""
+    return f"trained together: {', '.join(gang.names)} (as far as their steps have the same shapes{size})"
 
 
 def total_lines(collection: RecipeCollection, runs: Mapping[str, Run], graph: Graph) -> list[str]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
-from lorac.errors import InputError, Problem
+from lorac.errors import Problem
 from lorac.graph.scope import training_resolution
+from lorac.kinds.gang_size import Cut
 from lorac.plan import Run as Figures
 from lorac.recipe.base import base_shapes
 from lorac.recipe.recipe import Recipe
-from lorac.sd.lora_settings import NetworkSettings
 from lorac.train.memory.budget import shown
-from lorac.train.memory.choose import Choice, Outcome, choose, remedies
-from lorac.train.memory.run import Plan, Run
-from lorac.train.memory.shapes import Sizes, ranks
+from lorac.train.memory.choose import Choice, Outcome, choose, refusal
+from lorac.train.memory.run import TAPES, Run
+from lorac.train.memory.shapes import Sizes
 from lorac.train.switches import Recompute
 
 TOKENS = 75
 """Of the recipe's in one chunk of a caption."""
-SHOWN = 4
-"""Plans that were not taken are named as far as that."""
+UNPREDICTED = "not predicted for LoCon, DoRA and dropouts"
 AGAIN = {
     Recompute.NOTHING: "nothing is computed again",
     Recompute.ELEMENTWISE: "norms and activation functions are computed again",
@@ -32,74 +33,75 @@ NAMES = {"weights": "base", "lora": "LoRA", "captions": "states of captions", "c
 
 def memory_run(recipe: Recipe, figures: Figures, cuda: bool) -> Run | None:
     """What the planner has to know of a recipe; None for what it cannot predict: LoCon, DoRA and dropouts."""
-    network, train = (msgspec.to_builtins(section) for section in (recipe.network, recipe.train))
-    settings = NetworkSettings.of(network, train)
-    if settings.dora or settings.dropping or settings.locon:
-        return None
     resolution = training_resolution(recipe, figures.facts)
-    buckets = [tuple(map(int, size.split("x"))) for size in figures.looks.buckets if "x" in size]
-    height, width = max(buckets, key=lambda size: size[0] * size[1], default=(resolution, resolution))
-    return Run(
+    sides = [bucket.split("x") for bucket in figures.looks.buckets if "x" in bucket]
+    buckets = [(int(first), int(second)) for first, second in sides]
+    return Run.of(
         Sizes.of(base_shapes(figures.facts.path), figures.facts.heads),
-        (ranks(settings.adapters(recipe.network.targets)),),
-        height=height,
-        width=width,
+        msgspec.to_builtins(recipe.network),
+        msgspec.to_builtins(recipe.train),
+        recipe.network.targets,
+        size=max(buckets, key=lambda size: size[0] * size[1], default=(resolution, resolution)),
         batch=recipe.train.batch_size,
         chunks=max(1, recipe.train.max_token_length // TOKENS),
-        optimizer=recipe.train.optimizer,
-        ema=bool(recipe.train.ema_decay),
-        cuda=cuda,
         captions=figures.length.batches * figures.length.epochs * recipe.train.batch_size,
         resolution=resolution,
+        cuda=cuda,
     )
+
+
+def at_once(gang: Sequence[str], cut: Cut, runs: Mapping[str, Run | None]) -> dict[str, Run | None]:
+    """For each recipe of a gang, the training of all that are in a step with it."""
+    left, result = list(gang), dict[str, Run | None]()
+    for size in cut.sizes:
+        found = [run for name in left[:size] if (run := runs[name]) is not None]
+        result |= dict.fromkeys(left[:size], Run.together(found) if found else None)
+        del left[:size]
+    return result
 
 
 def rows(run: Run | None, budget: int | None) -> list[tuple[str, str]]:
     """The lines of a plan: name and text."""
     if run is None:
-        return [("memory", "not predicted for LoCon, DoRA and dropouts")]
+        return [("memory", UNPREDICTED)]
     choice = choose(run, budget)
     if choice.chosen is None:
-        return [("memory", f"does not fit {shown(budget or 0)}: {_refusal(run, choice)}")]
+        return [("memory", f"does not fit: {'; '.join(refusal(run, choice))}")]
     prediction = choice.chosen.prediction
     parts = ", ".join(f"{NAMES.get(name, name)} {shown(size)}" for name, size in prediction.parts.items() if size)
     where = "of the card" if run.cuda else "of this machine"
+    count = f" of {len(run.networks)} LoRAs at once" if len(run.networks) > 1 else ""
     limit = f"within {shown(budget)}" if budget is not None else "no budget: give --budget for one"
     found = [
-        ("memory", f"{shown(prediction.total)} {where} at the peak of a step ({limit})"),
+        ("memory", f"{shown(prediction.total)} {where} at the peak of a step{count} ({limit})"),
         ("", parts),
-        ("", f"plan: {_words(run, choice.chosen.plan)}"),
+        ("", _fixed(run)),
+        ("", f"plan: {_words(choice, choice.chosen)}"),
     ]
-    others = [outcome for outcome in choice.others if outcome.plan.recompute or run.merged][:SHOWN]
-    return found + [("", f"not taken: {_other(run, choice, outcome)}") for outcome in others]
+    if budget is None:
+        return found
+    levels: dict[Recompute, Outcome] = {}
+    for outcome in choice.others:  # from the quickest on
+        levels.setdefault(outcome.plan.recompute, outcome)
+    return found + [("", f"not taken: {shown(o.prediction.total)}, {_words(choice, o)}") for o in levels.values()]
 
 
-def refuse(recipe: Recipe, run: Run | None, budget: int) -> None:
-    """Raises InputError for a recipe that fits by no plan."""
-    if run is None:
-        return
+def refusals(recipe: Recipe, run: Run, budget: int) -> list[Problem]:
+    """Of a recipe that fits by no plan."""
     choice = choose(run, budget)
-    if choice.chosen is None:
-        cause = f"training needs {shown(choice.smallest.prediction.total)} at least, and the budget is {shown(budget)}"
-        raise InputError([Problem(recipe.where("train.batch_size"), cause, _nearest(run, budget))])
+    return [] if choice.chosen else [Problem(recipe.where("train.batch_size"), *refusal(run, choice))]
 
 
-def _refusal(run: Run, choice: Choice) -> str:
-    assert choice.budget is not None
-    return f"{shown(choice.smallest.prediction.total)} at least; {_nearest(run, choice.budget)}"
+def _fixed(run: Run) -> str:
+    """What is no choice of the plan's."""
+    attention = "by torch's own kernel" if run.cuda else "block by block, of few pixels whole"
+    state = " and ".join(sorted({"8 bits" if name == "adamw8bit" else "float32" for name in run.optimizers}))
+    taped = f"; recorded steps may take {shown(TAPES)} more" if run.merged and not run.cuda else ""
+    return f"always: attention {attention}; the optimiser's state in {state}; the base in float{8 * run.element}{taped}"
 
 
-def _nearest(run: Run, budget: int) -> str:
-    found = [f"{remedy.text} ({shown(remedy.total)})" for remedy in remedies(run, budget)]
-    return f"set {', or '.join(found)}" if found else "give a larger budget"
-
-
-def _words(run: Run, plan: Plan) -> str:
+def _words(choice: Choice, outcome: Outcome) -> str:
+    plan = outcome.plan
     passes = "each batch in one pass" if plan.split == 1 else f"each batch in {plan.split} passes"
     away = "; the text encoder is on the CPU" if plan.away else ""
-    return f"{passes}; {AGAIN[plan.recompute]}{away}"
-
-
-def _other(run: Run, choice: Choice, outcome: Outcome) -> str:
-    times = choice.times(outcome)
-    return f"{shown(outcome.prediction.total)}, {times:.2f} × the time: {_words(run, outcome.plan)}"
+    return f"{choice.times(outcome):.2f} × the time: {passes}; {AGAIN[plan.recompute]}{away}"

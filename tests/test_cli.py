@@ -244,6 +244,14 @@ def test_a_null_build_runs_nothing_and_imports_nothing_heavy(built_copy: Path) -
     assert after == before, "neither bytes nor times of the outputs change"
 
 
+def test_a_budget_is_for_what_is_to_be_trained(built_copy: Path) -> None:
+    """What is built already needs none."""
+    done = lorac("build", "recipe.toml", "--budget", "1MiB")
+    assert done.exit_code == 0 and "0 made, 30 found" in done.output
+    (problem,) = refused("build", "recipe.toml", "--budget", "1MiB", "--set", "train.epochs=3")
+    assert "training needs" in problem
+
+
 def test_other_places_base_and_settings(built_copy: Path, tiny_base: Path) -> None:
     shutil.copy(tiny_base, "other base.safetensors")
     shutil.copytree(".lorac", "store")

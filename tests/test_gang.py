@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from lorac.engine.protocol import Work
 from lorac.graph.nodes import Input, Node
 from lorac.kinds import train
-from lorac.kinds.gang_size import MOST, fitting
+from lorac.kinds.gang_size import CAUTIOUS, MOST, Cut, cut, fitting
 from lorac.kinds.memory import budget_of, described
 from lorac.train.memory.choose import choose
+from lorac.train.memory.predict import CONTEXT
 from tests.gang_bench import Bench, Recipe, distance
 
 
@@ -81,10 +84,49 @@ def test_who_gains_from_a_gang(bench: Bench) -> None:
 def test_how_many_memory_holds(bench: Bench) -> None:
     work = bench.work(0, Recipe(64, batch=4), 0, None, hints={"budget": 2**40})
     run = described([work])
-    assert run is not None and budget_of(work) == 2**40 and train.gang_limit(work) == MOST
+    assert run is not None and budget_of(work) == 2**40 and train.gang_limit([work] * (MOST + 1)) == MOST
     assert (run.sizes.width, run.sizes.text, run.height, run.width, run.batch) == (16, 16, 64, 64, 4)
     peaks = [choose(replace(run, networks=run.networks * count), None).chosen for count in (1, 2, 5)]
     totals = [peak.prediction.total for peak in peaks if peak]
     assert totals == sorted(set(totals))
-    assert fitting(run, totals[1]) == 2
-    assert fitting(run, totals[0] // 4) == 1 and fitting(None, 1) == fitting(run, None) == MOST
+    runs = [run] * 5
+    assert fitting(runs, totals[1]) == 2 and fitting(runs, totals[2]) == 5 and fitting(runs, totals[0] // 4) == 1
+    assert fitting(runs, None) == CAUTIOUS
+    assert cut(runs, totals[1]) == Cut([2, 2, 1], "memory holds 2 at most")
+    assert cut(runs, totals[2]) == Cut([5], "")
+    assert cut(runs, totals[0] // 4) == Cut([1] * 5, "memory holds no more")
+    assert cut(runs * 2, 2**40) == Cut([5, 5], "8 at most")
+    assert cut(runs, None) == Cut([2, 2, 1], "nothing says how much memory is free")
+
+
+def test_a_gang_is_predicted_by_all_that_are_in_it(bench: Bench) -> None:
+    """And not by whoever comes first."""
+    small, large = Recipe(2, train={"optimizer": "adafactor"}), Recipe(96, train={"optimizer": "prodigy"})
+
+    def works(*recipes: Recipe, budget: int = 2**40) -> list[Work]:
+        return [bench.work(i, recipe, 0, None, hints={"budget": budget}) for i, recipe in enumerate(recipes)]
+
+    def peak(*recipes: Recipe) -> int:
+        run = described(works(*recipes))
+        assert run is not None
+        chosen = choose(run, None).chosen
+        assert chosen is not None
+        return chosen.prediction.total
+
+    assert peak(small, large) == peak(large, small) > peak(large) > peak(small)
+    assert peak(small, large) > peak(replace(large, train=small.train), small)
+    three, four = (peak(*[small] * count, large) for count in (2, 3))
+    assert train.gang_limit(works(small, small, small, large, budget=(three + four) // 2)) == 3
+    assert train.gang_limit(works(small, large, small, small, budget=peak(large, small))) == 2
+
+
+def test_what_a_card_has_free_is_without_what_torch_has_loaded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictions have what CUDA takes for itself, and it is taken when torch is asked."""
+    work = bench.work(0, Recipe(4, steps=6, batch=2), 0, None)
+    assert budget_of(work) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5 * 10**9, 8 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 10**9)
+    assert budget_of(work) == 6 * 10**9 + CONTEXT
+    run = described([work])
+    assert run is not None and run.captions == 12, "as many as samples, as in a plan"

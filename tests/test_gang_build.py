@@ -79,6 +79,7 @@ def test_plan_says_who_trains_together_and_why_not(project: Path) -> None:
     assert alone == "trained alone: own (network.dropout is not for several at once)"
     assert "together" not in lorac("plan", "--no-gang", "recipe.toml", "more/child.toml").stdout
     assert "together" not in lorac("plan", "recipe.toml").stdout
+    assert plan.count("at the peak of a step of 5 LoRAs at once") == 5, "the gang that the last line tells of"
     (together,) = (
         line for line in lorac("plan", "--budget", "1GiB", "more/child.toml").stdout.splitlines() if "tog" in line
     )

@@ -33,7 +33,7 @@ class Gang(Fake):
     def gang_key(self, work: Work) -> Hashable:
         return work.params.get("base")
 
-    def gang_limit(self, work: Work) -> int:
+    def gang_limit(self, works: Sequence[Work]) -> int:
         return self.limit
 
     def run_gang(self, works: Sequence[Work], more: Next) -> Iterator[tuple[int, Made | Failed | BaseException]]:

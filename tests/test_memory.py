@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,12 +26,12 @@ from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import PARTS
 from lorac.sd.lora_settings import NetworkSettings
 from lorac.sd.unet import UNetConfig
-from lorac.train import text_states
+from lorac.train import tape, text_states
 from lorac.train.member import Member
-from lorac.train.memory.budget import parse, shown
+from lorac.train.memory.budget import free_on_card, parse, shown
 from lorac.train.memory.choose import choose, remedies
 from lorac.train.memory.predict import predict
-from lorac.train.memory.run import MERGED_LIMIT, TEXT_STATES, Plan, Run
+from lorac.train.memory.run import MERGED_LIMIT, TAPES, TEXT_STATES, Plan, Run
 from lorac.train.memory.shapes import Sizes, factors, ranks
 from lorac.train.objective import Pictures
 from lorac.train.slices import Sample, Step
@@ -73,6 +75,7 @@ def test_sizes_are_read_from_headers() -> None:
         (Setting(32, ("unet",), Recompute.FEED_FORWARD, gang=2, chunks=3), [Size(384, 512, 2)]),
         (Setting(256, level=Recompute.TRANSFORMER), [Size(256, 256, 8)]),
         (Setting(128, ("unet",), Recompute.BLOCK, away=True), [Size(512, 512, 1)]),
+        (Setting(32, gang=2, split=2), [Size(256, 384, 3), Size(384, 256, 4)]),
     ],
 )
 def test_predicted_peaks_on_a_card(setting: Setting, steps: list[Size]) -> None:
@@ -94,10 +97,11 @@ def test_predicted_peaks_on_a_cpu(setting: Setting, size: Size) -> None:
     assert abs(point.error) < 0.0075, point
 
 
-def test_predicted_peaks_of_a_merged_base() -> None:
+@pytest.mark.parametrize("split", [1, 2])
+def test_predicted_peaks_of_a_merged_base(split: int) -> None:
     """Of `builtin:mini`'s size, without what a tape keeps for playback, which is not predicted."""
     mini = UNetConfig(32, 64, 2), TextConfig(64, 12, 1, 256)
-    setting = Setting(16, level=Recompute.NOTHING, half=False, tape=False)
+    setting = Setting(16, level=Recompute.NOTHING, half=False, tape=False, split=split)
     (point,) = measure(setting, [Size(128, 128, 4)], *mini)
     assert abs(point.error) < 0.0075, point
 
@@ -117,7 +121,7 @@ def test_living_bytes_are_those_of_the_allocator() -> None:
 
 
 def test_limits_are_those_of_the_code() -> None:
-    assert (TEXT_STATES, MERGED_LIMIT) == (text_states.LIMIT, lora.MERGED_LIMIT)
+    assert (TEXT_STATES, MERGED_LIMIT, TAPES) == (text_states.LIMIT, lora.MERGED_LIMIT, tape.LIMIT + tape.HELD)
 
 
 def _half_trained(level: Recompute) -> tuple[LoRANetwork, dict[str, Tensor]]:
@@ -221,6 +225,49 @@ def test_sizes_in_words() -> None:
     assert (shown(7.4 * GIB), shown(2**29)) == ("7.40 GiB", "512 MiB")
 
 
+def _driver(folder: Path, monkeypatch: pytest.MonkeyPatch, free: int) -> Path:
+    """A program that answers for a driver's; returns the file with the arguments of its last call."""
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\necho "$*" > "{folder}/asked"\necho {free}\n', "utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    return folder / "asked"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the driver's program is a shell script here")
+@pytest.mark.parametrize(
+    ("visible", "card"), [(None, "0"), ("2,0", "2"), ("GPU-8f3a", "GPU-8f3a"), ("", None), ("-1", None)]
+)
+def test_the_card_is_the_one_that_torch_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, card: str | None
+) -> None:
+    asked = _driver(tmp_path, monkeypatch, 7000)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert free_on_card() == (7000 * 2**20 if card else None)
+    assert asked.exists() == bool(card) and (card is None or f"--id={card}" in asked.read_text("utf-8").split())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the driver's program is a shell script here")
+def test_a_build_is_held_to_what_the_card_has_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before work begins."""
+    _driver(tmp_path, monkeypatch, 300)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    refused = CliRunner().invoke(main, ["build", str(_pictures(tmp_path)), "--store", str(tmp_path / "store")])
+    assert refused.exit_code == 2
+    assert "429 MiB of it for CUDA and its libraries, and may take 300 MiB" in refused.output
+    assert not list((tmp_path / "store").rglob("*.safetensors"))
+
+
+def test_a_budget_says_what_it_does_not_hold_to(tmp_path: Path) -> None:
+    options = ["--store", str(tmp_path / "store"), "--set", "network.dropout=0.1", "--budget", "100MiB", "--dry-run"]
+    done = CliRunner().invoke(main, ["build", str(_pictures(tmp_path)), *options])
+    assert done.exit_code == 0, done.output
+    assert "small: warning: memory is not predicted for LoCon, DoRA and dropouts" in done.output
+
+
 def test_prediction_needs_no_torch() -> None:
     code = "import sys, lorac.train.memory.choose, lorac.plan_memory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -242,9 +289,17 @@ def test_plan_and_build_with_a_budget(tmp_path: Path) -> None:
     shown_plan = CliRunner().invoke(main, ["plan", str(recipe), *store, "--budget", "8GiB"])
     assert shown_plan.exit_code == 0, shown_plan.output
     assert "at the peak of a step (within 8.00 GiB)" in shown_plan.output
-    assert "× the time" in shown_plan.output
+    assert "no budget" not in shown_plan.output and "plan: 1.00 × the time: each batch in one pass" in shown_plan.output
+    assert len(re.findall(r"not taken: .* × the time", shown_plan.output)) == len(Recompute) - 1, "each level"
+    free = CliRunner().invoke(main, ["plan", str(recipe), *store], env={"CUDA_VISIBLE_DEVICES": ""})
+    assert "not taken" not in free.output and "the base in float32" in free.output
     refused = CliRunner().invoke(main, ["build", str(recipe), *store, "--budget", "100MiB"])
     assert refused.exit_code == 2
-    assert "small.toml" in refused.output and "and the budget is 100 MiB" in refused.output
+    assert "small.toml" in refused.output and "and may take 100 MiB" in refused.output
+    assert "401 MiB of it for Python and torch" in refused.output
     assert not (tmp_path / "store").exists() or not any((tmp_path / "store").rglob("*.safetensors"))
+    recipe.with_name("other.toml").write_text('extends = "small.toml"\nnetwork.dim = 8\n', "utf-8")
+    both = [str(recipe), str(recipe.with_name("other.toml"))]
+    refused = CliRunner().invoke(main, ["build", *both, *store, "--budget", "100MiB"])
+    assert refused.output.count("and may take 100 MiB") == 2, "all problems at once"
     assert CliRunner().invoke(main, ["plan", str(recipe), *store, "--budget", "8Foo"]).exit_code == 2

@@ -41,8 +41,8 @@ class Gangs:
                     # Equal links of two recipes are made by one: their scratch folder is the same. The other waits,
                     # and finds them (see `Workers.start_waiting`).
                     links.setdefault(other.item_key, other)
+            alike = list(links.values())
+            rounds = -(-len(alike) // kind.gang_limit([other.work for other in alike]))
         except BlobMissing:
             return [piece]  # who runs into it has it made again
-        alike = list(links.values())
-        rounds = -(-len(alike) // kind.gang_limit(piece.work))
         return alike[: -(-len(alike) // rounds)]

@@ -115,8 +115,8 @@ class Ganging(Kind, Protocol):
     def gang_key(self, work: Work) -> Hashable:
         """Among those, works of the same key do."""
 
-    def gang_limit(self, work: Work) -> int:
-        """How many at most."""
+    def gang_limit(self, works: Sequence[Work]) -> int:
+        """How many of the first of these can, at least one."""
 
     def run_gang(self, works: Sequence[Work], more: Next) -> Iterable[tuple[int, Made | Failed | BaseException]]:
         """What the members make, or what stopped one of them, by their numbers in `works`.

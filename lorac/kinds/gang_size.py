@@ -9,18 +9,21 @@ whatever else they vary, and all recipes with one bucket and batch size.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import replace
+from bisect import bisect
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lorac.engine.protocol import Work
-from lorac.kinds.memory import budget_of, described, sizes
-from lorac.train.memory.choose import choose
+from lorac.kinds.memory import budget_of, described_one, sizes
+from lorac.train.memory.choose import holds
 from lorac.train.memory.run import Run
 from lorac.train.slices import Slice
 
 MOST = 8
 """LoRAs in a gang. What more would bring was not measured."""
+CAUTIOUS = 2
+"""LoRAs in a gang where nobody knows how much memory there is."""
 SLOWER = 1.05
 """What a plan that saves memory may cost in time, over the best plan: more than that, and a smaller gang is quicker."""
 _MEMORY = Path("/proc/meminfo")
@@ -33,24 +36,45 @@ def shapes(work: Work, steps: Slice) -> Hashable:
     return found[:1] if len(set(found)) == 1 else found
 
 
-def fitting(run: Run | None, budget: int | None) -> int:
-    """How many LoRAs like that of `run` are trained at once: as many as fit `budget` without computing much again.
+@dataclass(frozen=True)
+class Cut:
+    """How many are trained at once, gang after gang, and why not all together."""
 
-    `run` is None for what cannot be predicted, `budget` where nothing limits memory or its size is not known.
+    sizes: Sequence[int]
+    reason: str
+
+
+def fitting(runs: Sequence[Run], budget: int | None) -> int:
+    """How many of the first of these are trained at once: as many as fit `budget` without computing much again.
+
+    `budget` is None where nobody knows how much memory there is.
     """
-    if run is None or budget is None:
-        return MOST
-    for count in range(MOST, 1, -1):
-        choice = choose(replace(run, networks=run.networks[:1] * count), budget)
-        if choice.chosen is not None and choice.times(choice.chosen) <= SLOWER:
-            return count
-    return 1
+    most = min(CAUTIOUS if budget is None else MOST, len(runs))
+    return 1 + bisect(
+        range(2, most + 1), False, key=lambda count: not holds(Run.together(runs[:count]), budget, SLOWER)
+    )
 
 
-def of_work(work: Work) -> int:
-    """How many LoRAs like that of this training are trained at once."""
-    budget = budget_of(work)
-    return fitting(described([work]), available() if budget is None else budget)
+def cut(runs: Sequence[Run], budget: int | None) -> Cut:
+    """As a build cuts those that may go together: into gangs of like sizes."""
+    first, sizes, left = fitting(runs, budget), list[int](), list(runs)
+    while left:
+        rounds = -(-len(left) // fitting(left, budget))
+        sizes.append(-(-len(left) // rounds))
+        del left[: sizes[-1]]
+    reason = f"memory holds {first} at most" if first > 1 else "memory holds no more"
+    if first == MOST:
+        reason = f"{MOST} at most"
+    elif budget is None and first > 1:
+        reason = "nothing says how much memory is free"
+    return Cut(sizes, reason if len(sizes) > 1 else "")
+
+
+def of_works(works: Sequence[Work]) -> int:
+    """How many of the first of these trainings, which may go together, do."""
+    runs = [run for work in works[:MOST] if (run := described_one(work)) is not None]
+    budget = budget_of(works[0])
+    return fitting(runs, available() if budget is None else budget)
 
 
 def available() -> int | None:

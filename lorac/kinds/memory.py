@@ -13,12 +13,11 @@ from lorac.digest import Digest
 from lorac.engine.protocol import Work
 from lorac.errors import InputError, Problem
 from lorac.sd.config import FACTOR
-from lorac.sd.lora_settings import NetworkSettings
 from lorac.sd.safetensors import Header, header_of, read_header
-from lorac.train.memory.budget import shown
-from lorac.train.memory.choose import choose, remedies
+from lorac.train.memory.choose import choose, refusal
+from lorac.train.memory.predict import CONTEXT
 from lorac.train.memory.run import Plan, Run
-from lorac.train.memory.shapes import Sizes, ranks
+from lorac.train.memory.shapes import Sizes
 from lorac.train.slices import decode
 
 
@@ -32,9 +31,7 @@ def planned(works: Sequence[Work]) -> Plan | None:
         return None
     choice = choose(run, budget)
     if choice.chosen is None:
-        cause = f"training needs {shown(choice.smallest.prediction.total)} at least; {shown(budget)} are there"
-        found = [f"{remedy.text} ({shown(remedy.total)})" for remedy in remedies(run, budget)]
-        raise InputError([Problem("train", cause, f"set {', or '.join(found)}" if found else "")])
+        raise InputError([Problem("train", *refusal(run, choice))])
     return choice.chosen.plan
 
 
@@ -47,31 +44,34 @@ def budget_of(work: Work) -> int | None:
         return None
     import torch
 
-    return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved()
+    # To ask makes torch load CUDA, which predictions count, but what is free then is without it.
+    return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved() + CONTEXT
 
 
 def described(works: Sequence[Work]) -> Run | None:
     """Trainings in one gang; None for LoCon, DoRA and dropouts, whose memory is not predicted."""
-    first = works[0]
-    settings = [NetworkSettings.of(work.params["network"], work.params["train"]) for work in works]
-    if any(one.dora or one.dropping or one.locon for one in settings):
-        return None
-    unet, text = (header(first, first.shared[part]) for part in ("unet", "text"))
+    runs = [run for work in works if (run := described_one(work)) is not None]
+    return Run.together(runs) if len(runs) == len(works) else None
+
+
+def described_one(work: Work) -> Run | None:
+    """One training. It has at most as many captions as samples."""
+    unet, text = (header(work, work.shared[part]) for part in ("unet", "text"))
     tensors = {name: info.shape for part in (text, unet) for name, info in part.tensors.items()}
-    slices = [decode(work.read(work.items[0].inputs["slice"])) for work in works]
-    height, width = max({size for work in works for size in sizes(work)}, key=lambda size: size[0] * size[1])
-    train = first.params["train"]
-    return Run(
+    steps, train = decode(work.read(work.items[0].inputs["slice"])), work.params["train"]
+    batches = [[len(batch) for batch in step.batches] for step in steps.steps()]
+    height, width = (FACTOR * side for side in max(set(sizes(work)), key=lambda size: size[0] * size[1]))
+    return Run.of(
         Sizes.of(tensors, json.loads(unet.metadata["lorac.config"])["heads"]),
-        tuple(ranks(one.adapters(first.params["targets"])) for one in settings),
-        height=FACTOR * height,
-        width=FACTOR * width,
-        batch=max(len(batch) for steps in slices for step in steps.steps() for batch in step.batches),
-        chunks=max(1, slices[0].max_token_length // 75),
-        optimizer=train.get("optimizer", "adamw"),
-        ema=any(work.params["train"].get("ema_decay") for work in works),
+        work.params["network"],
+        train,
+        work.params["targets"],
+        size=(height, width),
+        batch=max(map(max, batches)),
+        chunks=max(1, steps.max_token_length // 75),
+        captions=max(map(sum, batches)) * max(steps.first_step + len(steps), work.total * len(steps)),
+        resolution=max(height, width),
         cuda=_on_card(),
-        resolution=FACTOR * max(height, width),
     )
 
 

@@ -97,11 +97,11 @@ def gang_key(work: Work) -> Hashable:
     return work.shared["unet"], work.shared["text"], steps.max_token_length, shapes(work, steps)
 
 
-def gang_limit(work: Work) -> int:
+def gang_limit(works: Sequence[Work]) -> int:
     """As many as memory is predicted to hold."""
-    from lorac.kinds.gang_size import of_work
+    from lorac.kinds.gang_size import of_works
 
-    return of_work(work)
+    return of_works(works)
 
 
 def new_run(work: Work) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 
@@ -38,8 +39,15 @@ def shown(size: float) -> str:
 
 
 def free_on_card() -> int | None:
-    """Bytes that the first NVIDIA card has free, as its driver says; None where there is none."""
-    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "--id=0"]
+    """Bytes that the NVIDIA card has free that torch takes, as its driver says; None where there is none.
+
+    It is the first of CUDA_VISIBLE_DEVICES. Assumed is that CUDA numbers cards as the driver does, by their slots: it
+    puts the quickest first unless CUDA_DEVICE_ORDER is PCI_BUS_ID. Parts of a card (MIG) count as none.
+    """
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if card in ("", "-1"):
+        return None
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={card}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
         return int(done.stdout.split()[0]) * 2**20

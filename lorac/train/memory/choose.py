@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from lorac.train.memory.budget import shown
 from lorac.train.memory.predict import Prediction, predict
 from lorac.train.memory.run import Plan, Run
+from lorac.train.memory.work import work
 from lorac.train.switches import Recompute
 
 DIMS_TRIED = (0.75, 0.5, 0.25, 0.125)
@@ -64,25 +66,33 @@ def choose(run: Run, budget: int | None) -> Choice:
     return Choice(chosen, [outcome for outcome in outcomes if outcome is not chosen], budget)
 
 
+def holds(run: Run, budget: int | None, slower: float) -> bool:
+    """Whether a plan fits that takes at most `slower` times as long as the quickest."""
+    works = {plan: work(run, plan) for plan in plans(run)}
+    quick = (plan for plan, cost in works.items() if cost <= slower * min(works.values()))
+    return budget is None or any(predict(run, plan).total <= budget for plan in quick)
+
+
 def plans(run: Run) -> Iterator[Plan]:
     """All ways of doing a step: passes for each batch, what is computed again, and where a frozen text encoder is."""
     splits = [1]
     while splits[-1] < run.batch:
         splits.append(min(2 * splits[-1], run.batch))
-    levels = [Recompute.NOTHING] if run.plain else list(Recompute)
-    if not run.plain and not run.merged:
+    levels = list(Recompute)
+    if not run.merged:
         levels.remove(Recompute.NOTHING)  # what elementwise recomputing costs cannot be measured at this size
     away = [False, True] if run.cuda and not run.text else [False]
     yield from (Plan(*way) for way in product(splits, levels, away))
 
 
-def largest_gang(run: Run, budget: int | None, most: int) -> int:
-    """Up to how many LoRAs like the first of `run` can be trained at once."""
-    network = run.networks[0]
-    for count in range(most, 1, -1):
-        if choose(replace(run, networks=(network,) * count), budget).chosen is not None:
-            return count
-    return 1
+def refusal(run: Run, choice: Choice) -> tuple[str, str]:
+    """Cause and remedy, for a choice in which no plan fits."""
+    assert choice.budget is not None
+    least, fixed = choice.smallest.prediction, "CUDA and its libraries" if run.cuda else "Python and torch"
+    cause = f"training needs {shown(least.total)} at least, {shown(least.context)} of it for {fixed}"
+    cause += f", and may take {shown(choice.budget)}"
+    found = [f"{remedy.text} ({shown(remedy.total)})" for remedy in remedies(run, choice.budget)]
+    return cause, f"set {', or '.join(found)}" if found else "give a larger budget"
 
 
 def remedies(run: Run, budget: int) -> list[Remedy]:
@@ -100,8 +110,8 @@ def _first(run: Run, budget: int, changes: Callable[[Run], Iterator[tuple[str, R
 
 
 def _optimiser(run: Run) -> Iterator[tuple[str, Run]]:
-    if run.optimizer == "adamw" and run.cuda:
-        yield 'train.optimizer = "adamw8bit"', replace(run, optimizer="adamw8bit")
+    if run.optimizers == {"adamw"} and run.cuda:
+        yield 'train.optimizer = "adamw8bit"', replace(run, optimizers=frozenset({"adamw8bit"}))
 
 
 def _targets(run: Run) -> Iterator[tuple[str, Run]]:

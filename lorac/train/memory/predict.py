@@ -48,18 +48,19 @@ class Prediction:
 
 def predict(run: Run, plan: Plan) -> Prediction:
     sizes = run.sizes
-    stored = sum(factors(sizes, network) for network in _padded(run))
+    stored = len(run.networks) * factors(sizes, run.ranks)
     kept, peak, scratch, copies = activations(run, plan)
     text = 0 if plan.away else sizes.text_weights()
     # The optimiser's turn comes when nothing is kept from forward any more.
     trained = max(factors(sizes, network) for network in run.networks)
-    copied = 4 * trained if run.optimizer in COPIES else 0
+    copied = 4 * trained if run.optimizers.intersection(COPIES) else 0
+    moments = max(MOMENTS.get(optimizer, 0.0) for optimizer in run.optimizers)
     peak = max(peak, copied)
     return Prediction(
         weights=(sizes.unet_weights() + text) * run.element + copies + _merged(run),
         lora=stored * (4 + (run.element if copies_factors(run, plan) else 0)),
         gradients=stored * 4,
-        optimiser=round(stored * (MOMENTS.get(run.optimizer, 0.0) + (4 if run.ema else 0))),
+        optimiser=round(stored * (moments + (4 if run.ema else 0))),
         activations=kept,
         workspace=peak - kept + scratch,
         captions=_captions(run, plan),
@@ -85,9 +86,3 @@ def _captions(run: Run, plan: Plan) -> int:
         return 0
     one = TOKENS * run.chunks * run.sizes.context * run.element
     return TEXT_STATES if run.captions is None else min(TEXT_STATES, run.captions * one)
-
-
-def _padded(run: Run) -> list[dict[str, int]]:
-    """In a gang all factors of a module have the largest rank."""
-    largest = {path: max(network[path] for network in run.networks) for path in run.networks[0]}
-    return [largest] * len(run.networks)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
-from lorac.train.memory.shapes import Sizes
+from lorac.sd.lora_settings import NetworkSettings
+from lorac.train.memory.shapes import Sizes, ranks
 from lorac.train.switches import Recompute
 
 MERGED_LIMIT = 64 * 2**20
@@ -14,13 +16,16 @@ MERGED_LIMIT = 64 * 2**20
 TEXT_STATES = 64 * 2**20
 """`lorac.train.text_states`'s: most bytes of captions' states that are kept."""
 
+TAPES = 2 * 2**30
+"""`lorac.train.tape`'s: the most that recording a step takes, and that recorded steps hold. It is not predicted."""
+
 
 @dataclass(frozen=True)
 class Run:
     """networks: of each LoRA in the gang, rank by module; height, width in pixels of the largest bucket; batch: of one
-    LoRA; chunks: of a caption; plain: LoRAs with convolutions, DoRA or dropouts, which autograd trains; cuda: float16
-    base on a card, else float32 on a CPU; captions: how many different ones there may be, None for any number.
-    `resolution` is the recipe's, for remedies."""
+    LoRA; chunks: of a caption; optimizers: those of the gang, of which the hungriest counts for all; cuda: float16 base
+    on a card, else float32 on a CPU; captions: how many different ones there may be, None for any number. `resolution`
+    is the recipe's, for remedies."""
 
     sizes: Sizes
     networks: tuple[Mapping[str, int], ...]
@@ -28,12 +33,63 @@ class Run:
     width: int = 512
     batch: int = 1
     chunks: int = 2
-    optimizer: str = "adamw"
+    optimizers: frozenset[str] = frozenset({"adamw"})
     ema: bool = False
-    plain: bool = False
     cuda: bool = False
     captions: int | None = None
     resolution: int = 512
+
+    @classmethod
+    def of(
+        cls,
+        sizes: Sizes,
+        network: Mapping[str, Any],
+        train: Mapping[str, Any],
+        targets: Collection[str],
+        *,
+        size: tuple[int, int],
+        batch: int,
+        chunks: int,
+        captions: int,
+        resolution: int,
+        cuda: bool,
+    ) -> Run | None:
+        """Of one LoRA with these sections of a recipe; None for what cannot be predicted: LoCon, DoRA and dropouts."""
+        settings = NetworkSettings.of(network, train)
+        if settings.dora or settings.dropping or settings.locon:
+            return None
+        return cls(
+            sizes,
+            (ranks(settings.adapters(targets)),),
+            *size,
+            batch=batch,
+            chunks=chunks,
+            optimizers=frozenset({train.get("optimizer", "adamw")}),
+            ema=bool(train.get("ema_decay")),
+            cuda=cuda,
+            captions=captions,
+            resolution=resolution,
+        )
+
+    @classmethod
+    def together(cls, runs: Sequence[Run]) -> Run:
+        """Of the gang of these, which have one base and the same parts."""
+        largest = max(runs, key=lambda run: run.height * run.width)
+        known = [run.captions for run in runs if run.captions is not None]
+        return replace(
+            largest,
+            networks=tuple(network for run in runs for network in run.networks),
+            batch=max(run.batch for run in runs),
+            chunks=max(run.chunks for run in runs),
+            optimizers=frozenset[str]().union(*(run.optimizers for run in runs)),
+            ema=any(run.ema for run in runs),
+            captions=sum(known) if len(known) == len(runs) else None,
+        )
+
+    @cached_property
+    def ranks(self) -> Mapping[str, int]:
+        """By module: in a gang all factors of a module have the largest rank."""
+        return {path: max(network[path] for network in self.networks) for path in self.networks[0]}
 
     @cached_property
     def text(self) -> bool:
@@ -47,8 +103,9 @@ class Run:
 
     @cached_property
     def merged(self) -> bool:
+        """Whether the base is so small that its LoRAs are merged into it; on a CPU, its steps are recorded too."""
         adapted = sum(outputs * inputs for outputs, inputs in map(self.sizes.module, self.networks[0]))
-        return not self.plain and adapted * self.element <= MERGED_LIMIT
+        return adapted * self.element <= MERGED_LIMIT
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lorac.train.fused import choice
@@ -27,11 +26,7 @@ class _Pass:
         self._m = Meter(run.element, plan.recompute < Recompute.ELEMENTWISE)
         self._casts = run.cuda and not run.merged and plan.recompute >= Recompute.TRANSFORMER
         self._samples = len(run.networks) * -(-run.batch // plan.split)
-        self._ranks: Mapping[str, int] = {
-            path: max(network[path] for network in run.networks) for path in run.networks[0]
-        }
         self._shapes: list[choice.Shape] = []
-        self._extra = 0
 
     def run(self) -> tuple[int, int, int, int]:
         m = self._m
@@ -44,7 +39,9 @@ class _Pass:
         skips.append(x)
         for unit in steps(self._run.sizes):
             if unit.skip:
-                x = self._joined(unit, x, skips.pop())
+                skip = skips.pop()
+                x = self._map(unit.inputs, unit.level)  # a copy of both
+                del skip
             operation = self._operation(unit)
             x, saved = operation.forward(m, x)
             done.append((operation, unit, saved))
@@ -62,15 +59,14 @@ class _Pass:
         self._back(done, dy)
         del context, captions
         self._text_back(text)
-        cpu = not self._run.cuda
-        minimal = True
-        scratch = choice.scratch_bytes(self._shapes, minimal, cpu, self._run.element)
-        copies = sum(choice.weight_bytes([shape], minimal, cpu, self._run.element) for shape in self._shapes)
-        return kept, m.peak, scratch, copies + self._extra
+        cpu, element = not self._run.cuda, self._run.element
+        scratch = choice.scratch_bytes(self._shapes, cpu=cpu, element=element)
+        copies = sum(choice.weight_bytes([shape], cpu=cpu, element=element) for shape in self._shapes)
+        return kept, m.peak, scratch, copies
 
     def _back(self, done: list[Any], dy: Block) -> None:
         gradients: list[Block] = []
-        lowest = next((n for n, (operation, _, _) in enumerate(done) if self._trains(operation)), len(done))
+        lowest = next((n for n, (operation, _, _) in enumerate(done) if isinstance(operation, Transformer)), len(done))
         while len(done) > lowest:
             operation, unit, saved = done.pop()
             if unit.keeps and gradients:
@@ -81,10 +77,6 @@ class _Pass:
                 gradients.append(dx)
             dy = dx
             del dx
-
-    @staticmethod
-    def _trains(operation: Any) -> bool:
-        return isinstance(operation, Transformer)
 
     @property
     def _states(self) -> int:
@@ -100,9 +92,6 @@ class _Pass:
     def _map(self, channels: int, level: int) -> Block:
         height, width = self._size(level)
         return self._m.new(self._samples * channels * height * width)
-
-    def _joined(self, unit: Unit, x: Block, skip: Block) -> Block:
-        return self._map(unit.inputs, unit.level)
 
     def _convolution(self, inputs: int, outputs: int, level: int, stride: int = 1, enlarged: bool = False) -> None:
         height, width = self._size(level)
@@ -126,7 +115,7 @@ class _Pass:
 
     def _linear(self, path: str, modules: int = 1) -> Linear:
         outputs, inputs = self._run.sizes.module(path)
-        rank = self._ranks.get(path, 0)
+        rank = self._run.ranks.get(path, 0)
         casts = self._run.element if self._casts else 0
         return Linear(inputs, outputs * modules, rank, modules, self._run.merged, len(self._run.networks), casts)
 

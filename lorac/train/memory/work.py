@@ -28,7 +28,7 @@ def work(run: Run, plan: Plan) -> float:
         forward, backward = forward + text, backward + text
     if plan.away:  # as if no caption came twice
         forward += AWAY * text
-    trained = factors(sizes, run.networks[0])
+    trained = factors(sizes, run.ranks)
     weights = (sizes.unet_weights() + (sizes.text_weights() if run.text else 0)) * run.element
     passes = 2 * weights * plan.split
     update = trained * count * (4 + 4 + 16 + (4 if run.ema else 0))
@@ -48,7 +48,7 @@ def _unit(run: Run, plan: Plan, unit: Unit, pixels: int) -> tuple[float, float, 
     mixed: float = 2 * pixels * (pixels + context) * c
     branches, rank_down = 0.0, 0.0
     for path in (f"{unit.path}.{module}" for module in TRANSFORMER_MODULES):
-        rank = run.networks[0].get(path, 0)
+        rank = run.ranks.get(path, 0)
         outputs, inputs = run.sizes.module(path)
         rows = context if path.endswith(("attn2.to_k", "attn2.to_v")) else pixels
         branches += rows * rank * (inputs + outputs)
