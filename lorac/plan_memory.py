@@ -104,4 +104,6 @@ def _words(choice: Choice, outcome: Outcome) -> str:
     plan = outcome.plan
     passes = "each batch in one pass" if plan.split == 1 else f"each batch in {plan.split} passes"
     away = "; the text encoder is on the CPU" if plan.away else ""
-    return f"{choice.times(outcome):.2f} × the time: {passes}; {AGAIN[plan.recompute]}{away}"
+    times = choice.times(outcome)
+    slower = f" ({times:.2f} × the time)" if times > 1.005 else ""
+    return f"{passes}; {AGAIN[plan.recompute]}{away}{slower}"
