@@ -105,5 +105,5 @@ def _words(choice: Choice, outcome: Outcome) -> str:
     passes = "each batch in one pass" if plan.split == 1 else f"each batch in {plan.split} passes"
     away = "; the text encoder is on the CPU" if plan.away else ""
     times = choice.times(outcome)
-    slower = f" ({times:.2f} × the time)" if times > 1.005 else ""
+    slower = f" ({times:.2f} × the time)" if times > 1 else ""
     return f"{passes}; {AGAIN[plan.recompute]}{away}{slower}"
