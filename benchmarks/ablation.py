@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Series, alone, alternate, keep, pin, processes, table, times
+from benchmarks.common import WARM, Series, alone, alternate, keep, pin, processes, table, times
 from benchmarks.models import SIZES, Models, draw
 from benchmarks.ours import LoracStep
 from lorac.train.switches import Switches
 
 THINGS = {
-    "full": ("fused", "joined", "winograd", "beside", "keep_memory", "text_states"),
+    "full": ("fused", "joined", "winograd", "keep_memory", "text_states"),
     "mini": ("fused", "joined", "winograd", "beside", "keep_memory", "tape"),
 }
 """What can matter at a size."""
@@ -74,7 +74,7 @@ def steps_of(size: str) -> int:
 def together(name: str, models: Models, options: argparse.Namespace) -> dict[str, Series]:
     """Both in this process, in turns."""
     pair = {key: LoracStep(models.again(), options.px, 1, switches=switched(key)) for key in (ON, name)}
-    return alternate(pair, options.rounds, steps_of(options.size))
+    return alternate(pair, options.rounds, steps_of(options.size), WARM[options.size])
 
 
 def apart(name: str, options: argparse.Namespace) -> dict[str, Series]:

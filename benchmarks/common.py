@@ -33,6 +33,10 @@ class Series:
         return {"median": round(self.median, 4), "seconds": [round(value, 4) for value in self.seconds]}
 
 
+WARM = {"full": 1, "mini": 3}
+"""Turns before the measured ones; steps of the small base are recorded by then."""
+
+
 class Contestant(Protocol):
     """Does step number `index`; `finish` returns when the work of all its steps is done."""
 
@@ -203,18 +207,18 @@ def versions(packages: Sequence[str], python: str = sys.executable) -> dict[str,
 
 
 def commit() -> str:
-    """The commit that was measured; `+` when files differ from it."""
+    """The commit that was measured; `+` when other files than results differ from it."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
+        found, changed = (
+            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for command in (
+                ["rev-parse", "--short=12", "HEAD"],
+                ["status", "--porcelain", "--", ".", ":!benchmarks/results"],
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    return found + ("+" if changed else "")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ import json
 
 import torch
 
-from benchmarks.common import alone, alternate, keep, pin, processes, table, times
+from benchmarks.common import WARM, alone, alternate, keep, pin, processes, table, times
 from benchmarks.models import SIZES, draw
 from benchmarks.ours import LoracStep
 
@@ -53,7 +53,7 @@ def main() -> None:
     else:
         models = draw(size, options.device)
         contestants = {ALONE: LoracStep(models.again(), px, 1), GANG: LoracStep(models, px, 1, count)}
-        series, peaks = alternate(contestants, options.rounds or 10, steps=4), {}
+        series, peaks = alternate(contestants, options.rounds or 10, steps=4, warm=WARM["mini"]), {}
     ratio = count * times(series, ALONE, GANG)
     rows = [[f"{count} LoRAs together", f"{series[GANG].median * 1e3:.0f}", f"{count / series[GANG].median:.2f}"]]
     rows += [["one after another", f"{series[ALONE].median * 1e3:.0f}", f"{1 / series[ALONE].median:.2f}"]]

@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.common import Contestant, Series, alone, alternate, keep, pin, processes, table, times
+from benchmarks.common import WARM, Contestant, Series, alone, alternate, keep, pin, processes, table, times
 from benchmarks.flops import unet_step
 from benchmarks.gemm import Gemm
 from benchmarks.models import SIZES, Size, draw
@@ -82,7 +82,7 @@ def together(size: Size, options: argparse.Namespace) -> dict[str, object]:
         GEMM: gemm,
     }
     rounds = options.rounds or {"full": 3, "mini": 15}[size.name]
-    series = alternate(contestants, rounds, STEPS[size.name])
+    series = alternate(contestants, rounds, STEPS[size.name], WARM[size.name])
     rate = gemm.flops / series[GEMM].median
     ratio = times(series, PEER, OURS)
     facts = facts_of(series, ratio, options) | {"gemm_gflops": round(rate / 1e9)}

@@ -28,6 +28,12 @@ UNET = UNetConfig(width=8, context=16, heads=2, groups=4)
 TEXT = TextConfig(width=16, layers=12, heads=2, inner=32, vocabulary=49408)
 
 
+@pytest.fixture(autouse=True)
+def record_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal steps."""
+    monkeypatch.setattr("lorac.train.tape.BEFORE", 1)
+
+
 def new_trainer(
     tape: bool, settings: Optimisation | None = None, targets: tuple[str, ...] = ("text_encoder", "unet")
 ) -> Trainer:

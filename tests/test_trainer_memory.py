@@ -11,7 +11,8 @@ from tests.test_tape import new_trainer, pictures, step
 
 
 @pytest.mark.parametrize("tape", [False, True])
-def test_a_trainer_is_freed(tape: bool) -> None:
+def test_a_trainer_is_freed(tape: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorac.train.tape.BEFORE", 1)
     trainer = new_trainer(tape)
     for number in range(4):
         trainer.step([(step(number, [[0]]), pictures())])

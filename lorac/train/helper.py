@@ -2,8 +2,9 @@
 
 A small base at batch 1 gains nothing from a second thread within its operations: they are too short, and each would
 wait for a thread that something else keeps from its core (a U-Net's forward pass: 2 s instead of 20 ms). Whole pieces
-of work beside the chain (gradients of factors, AdamW, merging) are long enough. For a small base the
-numbers of threads are fixed, so the bits of the result do not depend on the number of cores.
+of work beside the chain (gradients of factors, AdamW, merging) are long enough. The numbers of threads
+are fixed, so the bits of the result do not depend on the number of cores. A large base has no helper: without, a step
+takes 2 % less.
 """
 
 from __future__ import annotations

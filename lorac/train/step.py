@@ -64,8 +64,9 @@ class Trainer:
         self.clip_skip, self.max_token_length = clip_skip, max_token_length
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
         self.trained, self._warn = self.members[0].trained, warn
-        helper = helper_for(self.device) if self.switches.beside else Inline()
         merged = all(member.lora.merged for member in self.members)
+        # The operations of a large base use all cores as they are.
+        helper = helper_for(self.device) if self.switches.beside and merged else Inline()
         usual = self.device.type == "cpu" and self.dtype == torch.float32  # else a loss scale changes from step to step
         self.tapes = Tapes(helper, self.switches.tape and self.switches.fused and merged and usual, warn=warn)
         self.fused = self._fuse(self.tapes)

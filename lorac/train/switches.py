@@ -30,7 +30,7 @@ class Switches:
     """fused: backward is written out and keeps only what the frozen base needs; off: autograd over the plain modules.
     joined: q, k and v, and the keys and values of all captions, come from one product each.
     winograd: 3×3 convolutions on a CPU by Winograd's minimal filtering.
-    beside: a helper thread does what the chain of layers does not wait for.
+    beside: a helper thread does what the chain of layers does not wait for (small bases).
     keep_memory: the C library keeps what is freed.
     tape: steps of equal shapes are recorded once and played back (CPU, small bases).
     text_states: of a text encoder that is not trained, the states of each caption are computed once.

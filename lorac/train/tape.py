@@ -7,6 +7,7 @@ from then on only the kernels run (`playback`), in the same order on the same th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, nullcontext
@@ -32,6 +33,9 @@ HELD = 2**30
 
 MOST = 32
 """Shapes of steps that are told apart. More than that go on without tapes."""
+
+BEFORE = 8
+"""Equal steps that are done as they are: to record one takes as long as twenty do."""
 
 Inputs: TypeAlias = Sequence[Tensor | None]
 Work: TypeAlias = Callable[..., tuple[Tensor, ...]]
@@ -120,7 +124,8 @@ class Tapes(Executor):
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._helper, self._enabled, self._limit, self._held, self._warn = helper, enabled, limit, held, warn
-        self._tapes: dict[Hashable, Tape | None] = {}
+        self._tapes: dict[Hashable, Tape] = {}
+        self._runs: Counter[Hashable] = Counter()
         self._given_up: set[Hashable] = set()
         self._recorder: Recorder | None = None
         self._current: list[Tape] = []
@@ -132,26 +137,26 @@ class Tapes(Executor):
 
         What `work` does must follow from `key`, from the shapes of `inputs` and from the values of tensors that keep
         their memory from one run to the next. It returns tensors, and may set `grad` of `parameters`. Of equal runs,
-        the first is done as it is, for it may set things up; the second is recorded. What cannot be recorded is done
-        as it is for good.
+        the first are done as they are, for they may set things up; then one is recorded. What cannot be recorded is
+        done as it is for good.
         """
         if not self._enabled:
             return work(*inputs)
         shapes = tuple(None if given is None else (given.shape, given.stride(), given.dtype) for given in inputs)
         key = (key, shapes, torch.get_num_threads())
-        if key in self._given_up:
-            return work(*inputs)
-        if key not in self._tapes:
-            if len(self._tapes) < MOST:
-                self._tapes[key] = None
-            return work(*inputs)
-        tape = self._tapes[key]
-        if tape is not None:
+        if key in self._tapes:
             self.played += 1
-            return tape.play(inputs)
-        outputs, self._tapes[key] = self._record(inputs, work, parameters)
-        if self._tapes[key] is None:
+            return self._tapes[key].play(inputs)
+        if key in self._given_up or (key not in self._runs and len(self._runs) == MOST):
+            return work(*inputs)
+        self._runs[key] += 1
+        if self._runs[key] <= BEFORE:
+            return work(*inputs)
+        outputs, tape = self._record(inputs, work, parameters)
+        if tape is None:
             self._given_up.add(key)
+        else:
+            self._tapes[key] = tape
         return outputs
 
     def _record(
@@ -198,7 +203,7 @@ class Tapes(Executor):
 
     def tapes(self) -> list[Tape]:
         """All that there are."""
-        return [tape for tape in self._tapes.values() if tape is not None]
+        return list(self._tapes.values())
 
     def do(self, action: Callable[[], None]) -> None:
         """Something that is not an operation on tensors of `work`: do it now, and in every run."""
