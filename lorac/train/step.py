@@ -151,9 +151,7 @@ class Trainer:
             self.tapes.do(member.optimiser.settle)
         noisy_BCHW = _joined([batch.noisy for batch in rows]).to(self.device, self.dtype)
         t_B = _joined([batch.timestep for batch in rows]).to(self.device)
-        # With more than one sample operations are long enough for two threads: the helper has nothing to do meanwhile.
-        with self.tapes.threads(2) if self._small and len(noisy_BCHW) > 1 else nullcontext():
-            estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
+        estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
         estimates = [estimate_BCHW] if len(rows) == 1 else estimate_BCHW.chunk(len(rows))
         parts = dict(zip(self._places(shares), estimates, strict=True))
         objectives = [self.members[share.member].objective for share in shares]

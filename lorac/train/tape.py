@@ -8,10 +8,9 @@ from then on only the kernels run (`playback`), in the same order on the same th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
@@ -113,7 +112,7 @@ class _Handed(Future[Any]):
 
 class Tapes(Executor):
     """The tapes of a trainer. What `run` is given to do hands work to this executor instead of the helper, and says by
-    `do` and `threads` what is not an operation on tensors."""
+    `do` what is not an operation on tensors."""
 
     def __init__(
         self,
@@ -212,16 +211,6 @@ class Tapes(Executor):
             action()
         if recorder is not None:
             recorder.mark(action)
-
-    @contextmanager
-    def threads(self, count: int) -> Iterator[None]:
-        """As in `helper`."""
-        before = torch.get_num_threads()
-        self.do(partial(torch.set_num_threads, count))
-        try:
-            yield
-        finally:
-            self.do(partial(torch.set_num_threads, before))
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Hand over to the helper; while recording, it is done at once, with one thread, as the helper has."""
