@@ -175,8 +175,11 @@ def build(
     from lorac.engine.build import build as run
     from lorac.engine.console import console
     from lorac.kinds.registry import KINDS, SCANNERS
+    from lorac.train.deterministic import fixed_workspace
 
     loaded, graph = read(recipes, sets, base)
+    if any(recipe.train.deterministic for recipe in loaded.recipes):
+        fixed_workspace()
     names = loaded.names
     with opened(store, to_look=dry_run) as blobs:
         _hold_to(loaded, graph, blobs, budget)

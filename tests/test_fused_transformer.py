@@ -11,6 +11,7 @@ from torch import Tensor
 from lorac.sd.layers import Linear
 from lorac.sd.unet import Transformer, UNetConfig
 from lorac.train.fused.attention import WHOLE_LIMIT, Blockwise, Whole, attention_for
+from lorac.train.fused.backends import Choice
 from lorac.train.fused.frozen import Beside, Frozen, Product
 from lorac.train.fused.transformer import CaptionKeysValues, FusedTransformer
 from lorac.train.switches import Recompute
@@ -38,7 +39,7 @@ def fused(module: Any, recompute: Recompute) -> tuple[FusedTransformer, CaptionK
         return beside(module, *names)
 
     caption = beside(module, f"{INNER}attn2.to_k", f"{INNER}attn2.to_v")
-    return FusedTransformer(module, find, recompute), CaptionKeysValues(caption)
+    return FusedTransformer(module, find, recompute, Choice("auto")), CaptionKeysValues(caption)
 
 
 @pytest.mark.parametrize("recompute", list(Recompute))
@@ -69,7 +70,7 @@ def test_transformer(recompute: Recompute, batch: int, size: tuple[int, int], or
                 assert ours is None
 
 
-@pytest.mark.parametrize("form", [Whole(HEADS), Blockwise(HEADS)])
+@pytest.mark.parametrize("form", [Whole(HEADS), Blockwise(HEADS, Choice("auto"))])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("tokens", [1, 5, 70])
 def test_attention_forms(form: Whole | Blockwise, batch: int, tokens: int) -> None:
@@ -97,10 +98,10 @@ def test_attention_forms(form: Whole | Blockwise, batch: int, tokens: int) -> No
 def test_the_softmax_is_kept_where_it_is_small_and_memory_is_not_short() -> None:
     cpu = torch.device("cpu")
     side = int((WHOLE_LIMIT / 64) ** 0.5)
-    assert isinstance(attention_for(8, side, side, 64, cpu, keep=True), Whole)
-    assert isinstance(attention_for(8, side, side, 64, cpu, keep=False), Blockwise)
-    assert isinstance(attention_for(8, side, 2 * side, 64, cpu, keep=True), Blockwise)
-    assert isinstance(attention_for(8, 4, 4, 64, torch.device("meta"), keep=True), Blockwise)
+    assert isinstance(attention_for(8, side, side, 64, cpu, keep=True, choice=Choice("auto")), Whole)
+    assert isinstance(attention_for(8, side, side, 64, cpu, keep=False, choice=Choice("auto")), Blockwise)
+    assert isinstance(attention_for(8, side, 2 * side, 64, cpu, keep=True, choice=Choice("auto")), Blockwise)
+    assert isinstance(attention_for(8, 4, 4, 64, torch.device("meta"), keep=True, choice=Choice("auto")), Blockwise)
 
 
 @pytest.mark.parametrize("bias", [True, False])

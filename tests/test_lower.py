@@ -116,6 +116,8 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "train.optimizer": ("lion", {"train"} | WRITTEN),
     "train.optimizer_args": ({"d_coef": 2.0}, {"train"} | WRITTEN),
     "train.ema_decay": (0.5, {"train"} | WRITTEN),
+    "train.attention": ("math", WRITTEN),  # rounding on a card: see test_attention_is_in_the_key_of_what_is_repeatable
+    "train.deterministic": (True, {"train"} | WRITTEN),
     "train.lr_scheduler_timescale": (5, {"schedule"} | WRITTEN),
     "train.lr_scheduler_min_lr_ratio": (0.5, {"schedule"} | WRITTEN),
     "train.lr_scheduler_step_rules": ("1:1,0.5", {"schedule"} | WRITTEN),
@@ -261,6 +263,22 @@ def test_mirrored_pictures_are_latents_of_their_own(folder: Path) -> None:
     assert [node.inputs["pixels"] for node in mirrored] == [
         train.inputs[f"latent.{n}"].node.inputs["pixels"] for n in range(2)
     ]
+
+
+def test_attention_is_in_the_key_of_what_is_repeatable(folder: Path) -> None:
+    """It decides the bits where they are promised, and is a hint where they are not."""
+
+    def train(changes: dict[str, object]) -> Node:
+        (node,) = (node for node in graph(folder, changes).nodes if node.kind == "train")
+        return node
+
+    fixed: dict[str, object] = {"train.deterministic": True}
+    plain, auto, math = train({}), train(fixed), train({**fixed, "train.attention": "math"})
+    assert "deterministic" not in plain.params and plain.hints == {"attention": "auto"}
+    assert auto.params["deterministic"] == "sdpa" == auto.hints["attention"], "nothing is timed"
+    assert math.params["deterministic"] == "math"
+    assert own(auto) == own(train({**fixed, "train.attention": "sdpa"})) != own(math)
+    assert own(plain) == own(train({"train.attention": "math"}))
 
 
 def test_pictures_held_out_pass_the_nodes_of_others_and_are_no_part_of_training(folder: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+Measures: TypeAlias = Mapping[str, Any]
+"""What a kind says of its own work: numbers, or texts by name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class NodeFinished:
     ran: int
     total: int
     seconds: float
-    measures: Mapping[str, float] = field(default_factory=dict)
+    measures: Measures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from lorac.digest import Digest
 from lorac.engine import events
@@ -36,7 +36,7 @@ class Free:
     """The gpu pool has nothing to do."""
 
 
-Body: TypeAlias = Made | Failed | Ended | Free | events.NodeProgress | events.Warned | dict[str, float]
+Body: TypeAlias = Made | Failed | Ended | Free | events.NodeProgress | events.Warned | dict[str, Any]
 
 
 @dataclass(frozen=True, order=True)

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from lorac.digest import Digest
+from lorac.engine.events import Measures
 from lorac.engine.resolve import Lookup, Result
 from lorac.graph.nodes import Graph, Node
 
@@ -38,7 +39,7 @@ class Progress:
     lost: Result | None = None
     started: float = 0.0
     seconds: float = 0.0
-    measures: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, Any] = field(default_factory=dict)
     session: dict[str, Any] = field(default_factory=dict)
 
     def reset(self) -> None:
@@ -51,9 +52,12 @@ class Progress:
         self.state = state
         self.session.clear()
 
-    def measured(self, measures: Mapping[str, float]) -> None:
-        """Sum what adds up; keep the largest of what is called a peak."""
+    def measured(self, measures: Measures) -> None:
+        """Sum what adds up; keep the largest of what is called a peak, and all texts."""
         for name, value in measures.items():
+            if isinstance(value, Mapping):
+                self.measures[name] = {**self.measures.get(name, {}), **value}
+                continue
             before = self.measures.get(name, 0.0)
             self.measures[name] = max(before, value) if name.startswith("peak") else before + value
 

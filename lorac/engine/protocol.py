@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from lorac.digest import Digest, Value
+from lorac.engine.events import Measures
 from lorac.errors import Problem
 from lorac.graph.nodes import Node, Shape
 
@@ -68,7 +69,7 @@ class Work:
     """kept(name): the file that an earlier try kept, if it is as it was written."""
     cancelled: threading.Event
     progress: Callable[[float, float, str], None]
-    measure: Callable[[Mapping[str, float]], None]
+    measure: Callable[[Measures], None]
     warn: Callable[[str], None]
     session: dict[str, Any] = field(default_factory=dict)
 

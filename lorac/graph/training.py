@@ -48,6 +48,10 @@ def train(scope: Scope, sets: Sequence[Pictures], schedule: Node, weights: Node)
         "clip_skip": scope.clip_skip(),
         "prediction": scope.prediction(),
     }
+    attention: str = scope.recipe.train.attention
+    if scope.recipe.train.deterministic:  # what was made without promises nothing; and then the kernel decides the bits
+        attention = "sdpa" if attention == "auto" else attention
+        params["deterministic"] = attention
     inputs = {
         "slice": Input(schedule, "slice", Take.EACH),
         "unet": Input(weights, "unet"),
@@ -59,7 +63,7 @@ def train(scope: Scope, sets: Sequence[Pictures], schedule: Node, weights: Node)
     if scope.recipe.network.weights is not None:
         start = scope.add("start", {}, hints={"path": scope.recipe.network.weights})
         inputs["start"] = Input(start, "file")
-    return scope.add("train", params, inputs)
+    return scope.add("train", params, inputs, hints={"attention": attention})
 
 
 def _check_prediction(scope: Scope) -> None:

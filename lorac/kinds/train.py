@@ -40,6 +40,14 @@ LAYOUT = ("block_dims", "block_alphas", "down_lr_weight", "mid_lr_weight", "up_l
 
 def run(work: Work) -> Iterable[Made | Failed]:
     """`lora` is float32 under kohya's names; `moments` the rest of the training state; `losses` float32, one a step."""
+    from lorac.train.deterministic import deterministic
+
+    with deterministic("deterministic" in work.params):
+        made = _alone(work)
+    yield made
+
+
+def _alone(work: Work) -> Made:
     from lorac.kinds.memory import planned
     from lorac.kinds.training import trainer_of
     from lorac.sd.device import pick
@@ -61,28 +69,31 @@ def run(work: Work) -> Iterable[Made | Failed]:
         for reason in failed.values():
             raise reason
         stepping = False
-        made = session["run"].end(device)
+        made: Made = session["run"].end(device)
+        return made
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise no_memory(stepping) from error
-    yield made
 
 
 def run_gang(works: Sequence[Work], more: Next) -> Iterator[tuple[int, Made | Failed | BaseException]]:
     """The same for several."""
     from lorac.kinds.crew import Crew
+    from lorac.train.deterministic import deterministic
 
-    yield from Crew(works, more).run()
+    with deterministic("deterministic" in works[0].params):
+        yield from Crew(works, more).run()
 
 
 def gang_group(node: Node) -> Hashable | None:
-    """By the base, what is trained of it and how it is seen."""
+    """By the base, what is trained of it and how it is seen and computed."""
     if alone_because(node.params) is not None:
         return None
     params: Mapping[str, Any] = node.params
     layout = [params["network"].get(name) for name in LAYOUT]
-    settings = [params["targets"], params["clip_skip"], params["prediction"], layout]
+    kernels = [params.get("deterministic"), node.hints.get("attention")]
+    settings = [params["targets"], params["clip_skip"], params["prediction"], layout, kernels]
     return node.inputs["unet"].node, node.inputs["text"].node, repr(settings)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,16 @@ class Run:
     """What a LoRA has from its first link to its last. Raises InputError for settings that cannot be used."""
 
     member: Member
+    kernels: Mapping[str, str]
+    """What attention = "auto" has chosen by size, in the trainer that the member is in."""
 
     def __init__(self, work: Work, pictures: Pictures) -> None:
+        from lorac.sd.device import pick
+        from lorac.train.fused.backends import check as check_attention
         from lorac.train.library import check
         from lorac.train.optimiser import Optimisation
 
+        check_attention(attention_of(work), pick().name == "cuda")
         self.settings = Optimisation.of(work.params["network"], work.params["train"])
         if self.settings.optimizer != "adamw":
             check(self.settings)
@@ -115,6 +120,8 @@ class Run:
         state, losses = self._leg.end()
         steps, seconds = self._leg.done - self._found, self._seconds + time.perf_counter() - self._resumed
         self.work.measure({"steps": steps, "seconds": seconds, "peak_bytes": device.peak_bytes()})
+        if self.kernels:
+            self.work.measure({"attention": self.kernels})
         outputs: dict[str, bytes | Path] = {n: self.work.scratch / f"{n}.safetensors" for n in ("lora", "moments")}
         parts: dict[str, dict[str, Tensor]] = {"lora": {}, "moments": {}}
         for name, tensor in state.items():
@@ -154,13 +161,21 @@ def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder, plan: Plan | 
     from lorac.train.step import Trainer
     from lorac.train.switches import Switches
 
-    return Trainer(
+    trainer = Trainer(
         unet,
         text,
         [run.member for run in runs],
         clip_skip=runs[0].work.params["clip_skip"],
         max_token_length=runs[0].slice.max_token_length,
-        switches=Switches(recompute=plan.recompute if plan else None),
+        switches=Switches(recompute=plan.recompute if plan else None, attention=attention_of(runs[0].work)),
         split=plan.split if plan else 1,
         warn=runs[0].work.warn,
     )
+    for run in runs:
+        run.kernels = trainer.fused.attention.chosen if trainer.fused else {}
+    return trainer
+
+
+def attention_of(work: Work) -> str:
+    """The recipe's, which is a hint: it changes what is made by rounding only."""
+    return str(work.hints.get("attention", "auto"))

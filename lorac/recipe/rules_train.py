@@ -69,6 +69,12 @@ def _step_rules(document: Document) -> Iterator[Finding]:
         yield Finding(("train", "lr_scheduler_step_rules"), cause, remedy)
 
 
+def _deterministic(document: Document) -> Iterator[Finding]:
+    if document.train.deterministic and document.train.attention == "xformers":
+        cause = "the attention of xformers is not deterministic on all cards"
+        yield Finding(("train", "attention"), cause, 'choose "sdpa" or "math", or take deterministic out')
+
+
 def _optimizer_args(document: Document) -> Iterator[Finding]:
     train = document.train
     known = OPTIMISERS[train.optimizer]
@@ -204,6 +210,7 @@ TRAIN_RULES: dict[Rule, list[KeyPath]] = {
     _warmup: [("train", "lr_scheduler")],
     _scheduler: [("train", name) for name in ("lr_scheduler", *_OF_SCHEDULERS)],
     _step_rules: [],
+    _deterministic: [],
     _optimizer_args: [("train", "optimizer")],
     _schedule_free: [("train", "lr_scheduler")],
     _prodigy: [("network", "targets"), *(("train", name) for name in ("learning_rate", "unet_lr", "text_encoder_lr"))],

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorac.digest import Digest, Manifest, split
 from lorac.errors import StoreError
@@ -51,7 +52,7 @@ class Action:
 
     outputs: bytes
     seconds: float
-    measures: Mapping[str, float]
+    measures: Mapping[str, Any]
 
     def digests(self) -> list[Digest]:
         return split(self.outputs)
@@ -201,7 +202,7 @@ class Ledger:
         """The joined output digests of those of the keys that are known."""
         return dict(self._rows("SELECT key, outputs FROM action WHERE key IN (%s)", keys))  # type: ignore[arg-type]
 
-    def record(self, key: Digest, kind: str, outputs: bytes, seconds: float, measures: Mapping[str, float]) -> None:
+    def record(self, key: Digest, kind: str, outputs: bytes, seconds: float, measures: Mapping[str, Any]) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO action VALUES (?, ?, ?, ?, ?, ?)",
             (key, kind, outputs, seconds, json.dumps(dict(measures), sort_keys=True), time.time()),

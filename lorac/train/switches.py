@@ -35,6 +35,7 @@ class Switches:
     tape: steps of equal shapes are recorded once and played back (CPU, small bases).
     text_states: of a text encoder that is not trained, the states of each caption are computed once.
     recompute: None chooses by the size of the base: small ones keep everything.
+    attention: which kernel computes it on a card, see `fused/backends.py`.
     """
 
     fused: bool = True
@@ -45,3 +46,4 @@ class Switches:
     tape: bool = True
     text_states: bool = True
     recompute: Recompute | None = None
+    attention: str = "auto"

@@ -211,6 +211,22 @@ class Train(Section, frozen=True):
             "Polyak and Juditsky 1992, and the warm-up of TensorFlow's ExponentialMovingAverage",
         ),
     ] = 0.0
+    attention: Annotated[
+        Literal["auto", "sdpa", "xformers", "math"],
+        key(
+            "What computes attention on a card: torch (sdpa), xformers, or math, which has all of the softmax in "
+            "memory. auto takes the quickest for each size, timed once; build.json says which. All give the same LoRA "
+            "but for rounding, so what is trained is not trained again. LoCon, DoRA and dropouts always use sdpa; on a "
+            "CPU sdpa and math change nothing.",
+        ),
+    ] = "auto"
+    deterministic: Annotated[
+        bool,
+        key(
+            "Training on a card gives the same bits when it is done again on the same card and versions of torch and "
+            "CUDA; auto then means sdpa. benchmarks/deterministic.py measures what it costs. On a CPU it is so anyway.",
+        ),
+    ] = False
     seed: Annotated[
         Seed,
         key(

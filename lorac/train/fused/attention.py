@@ -18,9 +18,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lorac.train.fused.backends import Choice
 from lorac.train.fused.frozen import Product
 
 WHOLE_LIMIT = 2**26
@@ -135,10 +135,13 @@ class Whole:
 
 
 class Blockwise:
-    """Heads are (B, N, L, D), views of rows; those of the caption are copies, which are small."""
+    """Heads are (B, N, L, D), views of rows; those of the caption are copies, which are small.
 
-    def __init__(self, heads: int) -> None:
-        self._heads = heads
+    On a CPU torch has one kernel; elsewhere `choice` says which.
+    """
+
+    def __init__(self, heads: int, choice: Choice) -> None:
+        self._heads, self._choice = heads, choice
 
     def project(self, layer: Product, x_RC: Tensor, count: int, batch: int) -> tuple[Tensor, ...]:
         return self._split(layer.rows(x_RC), count, batch)
@@ -150,10 +153,10 @@ class Blockwise:
         if heads[0].device.type == "cpu":
             o_BNLD, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*heads)
             return _rows(o_BNLD), (sums,)
-        # Which kernel suits a GPU is torch's to say: a small graph inside this operation has its backward.
+        # A small graph inside this operation has the backward of whichever kernel it is.
         q, k, v = leaves = tuple(x.detach().requires_grad_() for x in heads)
         with torch.enable_grad():
-            o_BNLD = F.scaled_dot_product_attention(q, k, v)
+            o_BNLD = self._choice.attend(q, k, v)
         return _rows(o_BNLD.detach()), (o_BNLD, *leaves)
 
     def gradient(self, layer: Product, a_RC: Tensor, dy_RC: Tensor, batch: int) -> Tensor:
@@ -189,8 +192,8 @@ def _rows(x_BNLD: Tensor) -> Tensor:
 
 
 def attention_for(
-    heads: int, q_tokens: int, k_tokens: int, channels: int, device: torch.device, keep: bool
+    heads: int, q_tokens: int, k_tokens: int, channels: int, device: torch.device, keep: bool, choice: Choice
 ) -> Attention:
     """The form for a size. `keep` says that speed comes before memory."""
     whole = keep and device.type == "cpu" and q_tokens * k_tokens * channels <= WHOLE_LIMIT
-    return Whole(heads) if whole else Blockwise(heads)
+    return Whole(heads) if whole else Blockwise(heads, choice)

@@ -20,6 +20,7 @@ from lorac.sd.layers import Linear
 from lorac.sd.lora import LoRANetwork
 from lorac.sd.lora_names import Part
 from lorac.sd.unet import UNet
+from lorac.train.fused.backends import Choice
 from lorac.train.fused.convolution import FusedConvolution, FusedUpsample
 from lorac.train.fused.frozen import Beside, Frozen, Product
 from lorac.train.fused.gradients import StackGradients
@@ -65,6 +66,7 @@ class Fused:
         usual = Recompute.NOTHING if loras[0].merged else Recompute.ELEMENTWISE
         self.recompute = usual if switches.recompute is None else switches.recompute
         self.scratch, self._graph = Scratch(), Graph()
+        self.attention = Choice(switches.attention)
         self._started: list[tuple[Future[list[Tensor]], Callable[[], list[Tensor]]]] = []
         self._over: set[StackGradients] = set()
         self._stacks: list[StackGradients] = []
@@ -140,7 +142,7 @@ class Fused:
 
     def _transformer(self, unet: UNet, path: str) -> FusedTransformer:
         module: Any = unet.get_submodule(path)
-        return FusedTransformer(module, self._below("unet", unet, path), self.recompute)
+        return FusedTransformer(module, self._below("unet", unet, path), self.recompute, self.attention)
 
     def _captions(self, unet: UNet, paths: list[str]) -> dict[str, tuple[Caption, int]]:
         """Where each transformer finds its keys and values: with those of all others of a stack, or alone."""

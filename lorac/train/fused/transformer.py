@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lorac.sd.unet import Transformer
 from lorac.train.fused.attention import Attention, attention_for
+from lorac.train.fused.backends import Choice
 from lorac.train.fused.convolution import from_rows, to_rows
 from lorac.train.fused.feed_forward import FusedFeedForward
 from lorac.train.fused.frozen import Product
@@ -28,13 +29,16 @@ from lorac.train.switches import Recompute
 class OwnAttention:
     """`h + out(attention(q, k, v))` with q, k, v of `layer_norm(h)`, and its gradient."""
 
-    def __init__(self, norm: nn.LayerNorm, qkv: Product, out: Product, heads: int, recompute: Recompute) -> None:
-        self.norm, self.qkv, self.out, self.heads = norm, qkv, out, heads
+    def __init__(
+        self, norm: nn.LayerNorm, qkv: Product, out: Product, heads: int, recompute: Recompute, choice: Choice
+    ) -> None:
+        self.norm, self.qkv, self.out, self.heads, self.choice = norm, qkv, out, heads, choice
         self.keep = recompute < Recompute.ELEMENTWISE
 
     def _form(self, h_RC: Tensor, batch: int) -> Attention:
         rows, channels = h_RC.shape
-        return attention_for(self.heads, rows // batch, rows // batch, channels, h_RC.device, self.keep)
+        tokens = rows // batch
+        return attention_for(self.heads, tokens, tokens, channels, h_RC.device, self.keep, self.choice)
 
     def forward(self, h_RC: Tensor, batch: int) -> tuple[Tensor, tuple[Any, ...]]:
         """(output, what backward needs)."""
@@ -60,13 +64,16 @@ class OwnAttention:
 class CaptionAttention:
     """`h + out(attention(q, k, v))` with q of `layer_norm(h)` and k, v of the caption, and its gradients."""
 
-    def __init__(self, norm: nn.LayerNorm, query: Product, out: Product, heads: int, recompute: Recompute) -> None:
-        self.norm, self.query, self.out, self.heads = norm, query, out, heads
+    def __init__(
+        self, norm: nn.LayerNorm, query: Product, out: Product, heads: int, recompute: Recompute, choice: Choice
+    ) -> None:
+        self.norm, self.query, self.out, self.heads, self.choice = norm, query, out, heads, choice
         self.keep = recompute < Recompute.ELEMENTWISE
 
     def _form(self, h_RC: Tensor, kv_OR: Tensor, batch: int) -> Attention:
         rows, channels = h_RC.shape
-        return attention_for(self.heads, rows // batch, kv_OR.shape[1] // batch, channels, h_RC.device, self.keep)
+        keys = kv_OR.shape[1] // batch
+        return attention_for(self.heads, rows // batch, keys, channels, h_RC.device, self.keep, self.choice)
 
     def forward(self, h_RC: Tensor, kv_OR: Tensor, batch: int) -> tuple[Tensor, tuple[Any, ...]]:
         """(output, what backward needs). `kv_OR`: keys, then values, (2 · C, B · S)."""
@@ -94,7 +101,9 @@ class CaptionAttention:
 class FusedTransformer:
     """`y = forward(x, kv)` and its gradients. `adapted(path, count)` finds the layers below this transformer."""
 
-    def __init__(self, module: Transformer, adapted: Callable[[str, int], Product], recompute: Recompute) -> None:
+    def __init__(
+        self, module: Transformer, adapted: Callable[[str, int], Product], recompute: Recompute, choice: Choice
+    ) -> None:
         block: Any = module.transformer_blocks[0]
         inner = "transformer_blocks.0."
         self.again = recompute >= Recompute.TRANSFORMER
@@ -104,8 +113,8 @@ class FusedTransformer:
         self.proj_in, self.proj_out = adapted("proj_in", 1), adapted("proj_out", 1)
         qkv, out1 = adapted(f"{inner}attn1.to_q", 3), adapted(f"{inner}attn1.to_out.0", 1)
         query, out2 = adapted(f"{inner}attn2.to_q", 1), adapted(f"{inner}attn2.to_out.0", 1)
-        self.own = OwnAttention(block.norm1, qkv, out1, heads, parts)
-        self.caption = CaptionAttention(block.norm2, query, out2, heads, parts)
+        self.own = OwnAttention(block.norm1, qkv, out1, heads, parts, choice)
+        self.caption = CaptionAttention(block.norm2, query, out2, heads, parts, choice)
         geglu, ff_out = adapted(f"{inner}ff.net.0.proj", 1), adapted(f"{inner}ff.net.2", 1)
         self.feed = FusedFeedForward(block.norm3, geglu, ff_out, parts)
         self.records = self.proj_in.records
