@@ -1,5 +1,7 @@
 """Pixels become the VAE's mean and log-variance. Depends on the pixels and the VAE's weights, never on a caption.
 
+On a card they are computed in float16, and in float32 for a picture that overflows.
+
 With `flip` they are those of the mirrored picture: a mirrored latent is not the latent of the mirrored picture.
 
 A picture's latent must not depend on which others are encoded with it, so each is encoded alone. On a CPU they are
@@ -22,10 +24,10 @@ from lorac.graph.nodes import Shape
 from lorac.kinds.image import read_ppm
 
 if TYPE_CHECKING:
-    from lorac.sd.vae import VAE
+    from lorac.sd.encode import Encoder
 
 NAME = "latent"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("latent",)
@@ -37,16 +39,17 @@ MOST_PIXELS = 8 * 512 * 512
 def run(work: Work) -> Iterable[Made | Failed]:
     from lorac.kinds import weights
     from lorac.sd.device import pick
+    from lorac.sd.encode import Encoder
 
-    device = pick().name
-    vae = weights.vae(work.open(work.shared["vae"])).to(device).requires_grad_(False)
-    one_by_one = (_encoded(work, item, vae, device) for item in work.items)
-    for done, made in enumerate(_side_by_side(work, vae) if device == "cpu" else one_by_one, start=1):
+    device = pick()
+    encoder = Encoder(lambda dtype: weights.vae(work.open(work.shared["vae"]), dtype), device)
+    one_by_one = (encoded(work, item, encoder) for item in work.items)
+    for done, made in enumerate(_side_by_side(work, encoder) if device.name == "cpu" else one_by_one, start=1):
         yield made
         work.progress(done, len(work.items), "pictures")
 
 
-def _side_by_side(work: Work, vae: VAE) -> Iterator[Made | Failed]:
+def _side_by_side(work: Work, encoder: Encoder) -> Iterator[Made | Failed]:
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -57,11 +60,8 @@ def _side_by_side(work: Work, vae: VAE) -> Iterator[Made | Failed]:
     pixels = max(_size(work, item.inputs["pixels"]) for item in work.items) // 3
     workers = max(1, min(cores(), MOST_PIXELS // pixels))
 
-    def encoded(item: Item) -> Made | Failed:
-        return _encoded(work, item, vae, "cpu")
-
     with threads(1), ThreadPoolExecutor(workers, "lorac-latent", torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(encoded, work.items)
+        yield from pool.map(lambda item: encoded(work, item, encoder), work.items)
 
 
 def _size(work: Work, digest: Digest) -> int:
@@ -70,7 +70,8 @@ def _size(work: Work, digest: Digest) -> int:
     return blob.stat().st_size if isinstance(blob, Path) else len(blob)
 
 
-def _encoded(work: Work, item: Item, vae: VAE, device: str) -> Made | Failed:
+def encoded(work: Work, item: Item, encoder: Encoder) -> Made | Failed:
+    """One picture."""
     import torch
 
     from lorac.sd.safetensors import serialise
@@ -79,10 +80,10 @@ def _encoded(work: Work, item: Item, vae: VAE, device: str) -> Made | Failed:
     pixels_HWC = torch.frombuffer(bytearray(rgb), dtype=torch.uint8).view(height, width, 3)
     if work.params.get("flip"):
         pixels_HWC = pixels_HWC.flip(1)
-    x_BCHW = pixels_HWC.permute(2, 0, 1)[None].to(device, torch.float32) / 127.5 - 1.0
-    with torch.inference_mode():
-        mean, logvar = vae.encode(x_BCHW)
+    mean, logvar, again = encoder(pixels_HWC.permute(2, 0, 1)[None].float() / 127.5 - 1.0)
     if not (torch.isfinite(mean).all() and torch.isfinite(logvar).all()):
         return Failed(item.index, [Problem(item.name, "the VAE gives NaN for this picture", "use another VAE")])
-    tensors = {"mean": mean[0].float().cpu(), "logvar": logvar[0].float().cpu()}
+    if again:
+        work.warn(f"{item.name}: the VAE overflows in float16; this picture is encoded in float32")
+    tensors = {"mean": mean[0].cpu(), "logvar": logvar[0].cpu()}
     return Made(item.index, {"latent": serialise(tensors, {})})
