@@ -195,6 +195,31 @@ def _cpu() -> str:
     return models[0] if models else platform.machine()
 
 
+def card() -> dict[str, Any]:
+    """What figures of a card depend on; empty where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    facts = torch.cuda.get_device_properties(0)
+    return {
+        "name": facts.name,
+        "capability": f"{facts.major}.{facts.minor}",
+        "bytes": facts.total_memory,
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+    }
+
+
+def _driver() -> str | None:
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None
+
+
 def versions(packages: Sequence[str], python: str = sys.executable) -> dict[str, str]:
     """Versions of packages as an interpreter has them installed; "-" of one that it has not."""
     code = (
@@ -245,6 +270,8 @@ def keep(name: str, case: str, facts: Mapping[str, Any], packages: Sequence[str]
     path = RESULTS / f"{name}.json"
     held = json.loads(path.read_text("utf-8")) if path.exists() else {}
     cases = {**held.get("cases", {}), case: {"commit": commit(), "machine": machine(), "versions": versions(packages)}}
+    if case.endswith("-cuda"):
+        cases[case]["card"] = card()
     cases[case] |= facts
     print(f"written to {write_result(name, {'benchmark': name, 'cases': dict(sorted(cases.items()))})}", flush=True)
     return path

@@ -17,12 +17,16 @@ import json
 import torch
 
 from benchmarks.common import WARM, alone, alternate, keep, pin, processes, table, times
+from benchmarks.flops import unet_step
+from benchmarks.gemm import Gemm
 from benchmarks.models import SIZES, draw
 from benchmarks.ours import LoracStep
 
 GANG, ALONE = "together", "alone"
 STEPS = 3
 """Measured steps of a process of its own."""
+LARGE = 30 * 2**30
+"""Bytes of a card that holds a gang of five and a single LoRA at SD1.5's size."""
 
 
 def main() -> None:
@@ -40,12 +44,13 @@ def main() -> None:
     pin(options.threads)
     torch.set_num_threads(options.threads)
     size, count = SIZES[options.size], options.count
+    share: dict[str, float] = {}
     px = options.px or size.px
     if options.child:
         step = LoracStep(draw(size, options.device), px, 1, count if options.child == GANG else 1)
         print(json.dumps(alone(step, STEPS, options.device)))
         return
-    if size.name == "full":
+    if size.name == "full" and not _holds_both(options.device):
         given = ["--size", size.name, "--px", px, "--count", count, "--threads", options.threads]
         arguments = [str(part) for part in [*given, "--device", options.device]]
         commands = {name: ["gang", "--child", name, *arguments] for name in (GANG, ALONE)}
@@ -54,6 +59,11 @@ def main() -> None:
         models = draw(size, options.device)
         contestants = {ALONE: LoracStep(models.again(), px, 1), GANG: LoracStep(models, px, 1, count)}
         series, peaks = alternate(contestants, options.rounds or 10, steps=4, warm=WARM["mini"]), {}
+        if _holds_both(options.device) and size.name == "full":
+            gemm = Gemm("cuda")
+            rate = gemm.flops / alternate({"gemm": gemm}, 5)["gemm"].median
+            flops = unet_step(size.unet, (px // 8,) * 2, count, 77, size.rank).total
+            share["share"] = round(flops / series[GANG].median / rate, 3)
     ratio = count * times(series, ALONE, GANG)
     rows = [[f"{count} LoRAs together", f"{series[GANG].median * 1e3:.0f}", f"{count / series[GANG].median:.2f}"]]
     rows += [["one after another", f"{series[ALONE].median * 1e3:.0f}", f"{1 / series[ALONE].median:.2f}"]]
@@ -64,6 +74,7 @@ def main() -> None:
         "count": count,
         "threads": options.threads,
         "peak_bytes": peaks,
+        **share,
         "seconds": {name: s.facts() for name, s in series.items()},
     }
     if options.json:
@@ -71,6 +82,11 @@ def main() -> None:
         return
     device = "-cuda" if options.device == "cuda" else ""
     keep("gang", f"{size.name}-{px}-n{count}{device}", facts, ["torch"])
+
+
+def _holds_both(device: str) -> bool:
+    """A large card can have both in one process."""
+    return device == "cuda" and torch.cuda.get_device_properties(0).total_memory >= LARGE
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
 #
 # It installs nothing and reaches for nothing outside: torch, and for the comparison diffusers and peft, must be there
 # (PYTHONPATH will do). Each part has a time limit and may fail without stopping the next. Writes gpu.json into OUT, by
-# default benchmarks/results: the device, versions, and of each part its exit code, seconds and last lines. The
-# figures go to the usual files there, under cases that end in "-cuda". The exit code is 1 if a part failed.
+# default benchmarks/results: the device, driver, versions, and of each part its exit code, seconds and last lines. The
+# figures go to the usual files of benchmarks/results, under cases that end in "-cuda", and from there into a table of
+# benchmarks/README.md; if OUT is another folder, copies of both go there. The exit code is 1 if a part failed.
 # Without a card it says so, writes gpu.json all the same, and ends with 0.
 set -uo pipefail
 cd "$(dirname "$0")/.."

@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.common import RESULTS, commit, machine, table, versions, write_result
 from benchmarks.peaks import BOTH, UNET, Point, Setting, Size, measure, on_cuda, on_real_cpu
+from benchmarks.tiers import TIERS
 from lorac.train.memory.choose import choose
 from lorac.train.memory.shapes import Sizes
 from lorac.train.switches import Recompute
@@ -83,7 +84,7 @@ def held_back(count: int, half: bool) -> Iterator[Case]:
 def tiers() -> list[dict[str, Any]]:
     """512 px, rank 128, AdamW: what the planner chooses for budgets of cards."""
     rows = []
-    for gib, batch, targets in ((8, 4, BOTH), (6, 4, UNET), (4, 1, UNET), (4, 4, UNET), (3, 1, UNET)):
+    for gib, batch, targets in TIERS:
         run = Setting(targets=targets).run(Size(512, 512, batch), Sizes(), cuda=True)
         chosen = choose(run, gib * 2**30).chosen
         row: dict[str, Any] = {"gib": gib, "batch": batch, "text": targets == BOTH, "fits": chosen is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from benchmarks.models import Models, schedule_step
 from lorac.sd.lora import LoRANetwork, NetworkSettings
@@ -32,13 +33,16 @@ class LoracStep:
         )
         self.pictures = Pictures([torch.randn(4, px // 8, px // 8) for _ in range(batch)])
 
-    def __call__(self, index: int) -> list[float]:
+    def __call__(self, index: int) -> list[Tensor]:
+        """The losses, which nobody waits for."""
         turn = schedule_step(self.size, index, self.batch), self.pictures
         with self.trainer.few_threads():
             losses = self.trainer.step([turn] * len(self.trainer.members))
-        return [float(loss) for loss in losses if loss is not None]
+        return [loss for loss in losses if loss is not None]
 
     def finish(self) -> None:
-        """Wait for the helper."""
+        """Wait for the helper, or for the card."""
         for member in self.trainer.members:
             member.optimiser.settle()
+        if self.trainer.device.type == "cuda":
+            torch.cuda.synchronize()

@@ -66,10 +66,10 @@ class PeftStep:
 
     Latents are cached; so are the text states of a text encoder that is not trained, which the script would compute in
     every step: a few per cent in the peer's favour. On CUDA as with `--mixed_precision fp16`: weights in float16,
-    factors in float32, autocast, loss scaling.
+    factors in float32, autocast, loss scaling. `compiler`: the backend of torch.compile that makes the models' passes.
     """
 
-    def __init__(self, models: Models, px: int, batch: int) -> None:
+    def __init__(self, models: Models, px: int, batch: int, compiler: str | None = None) -> None:
         size = models.size
         self.device = models.unet.conv_in.weight.device
         self.peer = Peer(*models.diffusers(), size.rank, size.rank, size.clip_skip, size.trained)
@@ -82,6 +82,9 @@ class PeftStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.cuda)
         self.latents = torch.randn(batch, 4, px // 8, px // 8, device=self.device) * 0.18215
         self.ids = torch.tensor([chunk(CAPTION, size.tokens)] * batch, device=self.device)
+        if compiler is not None:
+            for part in size.trained:
+                self.peer.models[part] = torch.compile(self.peer.models[part], backend=compiler)
         with torch.no_grad():
             self.cached = None if "text_encoder" in size.trained else self.peer.states(self.ids)
 

@@ -2,7 +2,7 @@
 
     pip install 'lorac[bench]'
     python -m benchmarks.step --size mini
-    python -m benchmarks.step --size full --px 512 --batch 1 [--rounds 3] [--own]
+    python -m benchmarks.step --size full --px 512 --batch 1 [--rounds 3] [--own] [--compile]
 
 `mini` is the embedded base's size: 128 px, 264 modules of U-Net and text encoder, captions of two chunks, clip skip 2.
 `full` is SD1.5's: the 192 modules of the U-Net; text states and latents are cached on both sides. Rank and alpha 128,
@@ -12,7 +12,8 @@ and PEFT eager, lorac with everything in `lorac/train/switches.py` on.
 By default both train in one process, in turns, and so with the same allocator: lorac has told the C library to keep
 what is freed. A matrix product is timed in every round: the share of its rate is what a step reaches of the machine.
 With `--own` each has processes of its own, in turns, on the same cores, so that each has the allocator that its users
-have. Ratios are medians over rounds of the ratio in a round.
+have. With `--compile` diffusers and PEFT take part once more, under torch.compile; compiling is not counted. Ratios are
+medians over rounds of the ratio in a round.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from benchmarks.ours import LoracStep
 from benchmarks.peer import PeftStep
 
 OURS, PEER, GEMM = "lorac", "diffusers + PEFT", "matrix product"
+COMPILED = "diffusers + PEFT, compiled"
 PACKAGES = ("torch", "diffusers", "peft", "transformers")
-STEPS = {"full": 1, "mini": 4}
+STEPS = {"full": 1, "mini": 4, "cuda": 8}
 """Steps of each in a turn."""
 OWN_STEPS = {"full": 3, "mini": 30}
 """Measured steps of a process of its own."""
@@ -48,6 +50,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--own", action="store_true", help="each in processes of its own, as its users start it")
+    parser.add_argument(
+        "--compile", nargs="?", const="inductor", metavar="BACKEND", help="the peer also under torch.compile"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON and write no file")
     parser.add_argument("--child", choices=[OURS, PEER], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -66,8 +71,9 @@ def main() -> None:
 
 
 def case_name(options: argparse.Namespace) -> str:
-    """The name of a case in the JSON: `full-512-b1`, with `-own` and `-cuda` where that is so."""
-    more = ("-own" if options.own else "") + ("-cuda" if options.device == "cuda" else "")
+    """The name of a case in the JSON: `full-512-b1`, with `-own`, `-compile` and `-cuda` where that is so."""
+    said = {"-own": options.own, "-compile": options.compile, "-cuda": options.device == "cuda"}
+    more = "".join(word for word, so in said.items() if so)
     return f"{options.size}-{options.px}-b{options.batch}{more}"
 
 
@@ -75,17 +81,20 @@ def together(size: Size, options: argparse.Namespace) -> dict[str, object]:
     """Both in one process, in turns."""
     models = draw(size, options.device)
     gemm = Gemm(options.device)
-    peer = PeftStep(models, options.px, options.batch)  # first: lorac puts operations in the place of the modules
-    contestants: dict[str, Contestant] = {
-        OURS: LoracStep(models, options.px, options.batch),
-        PEER: peer,
-        GEMM: gemm,
-    }
+    # The peers first: lorac puts operations in the place of the modules.
+    peers: dict[str, Contestant] = {PEER: PeftStep(models, options.px, options.batch)}
+    if options.compile:
+        peers[COMPILED] = PeftStep(models, options.px, options.batch, options.compile)
+    contestants = {OURS: LoracStep(models, options.px, options.batch), **peers, GEMM: gemm}
     rounds = options.rounds or {"full": 3, "mini": 15}[size.name]
-    series = alternate(contestants, rounds, STEPS[size.name], WARM[size.name])
+    steps = STEPS["cuda" if options.device == "cuda" else size.name]
+    series = alternate(contestants, rounds, steps, WARM[size.name])
     rate = gemm.flops / series[GEMM].median
     ratio = times(series, PEER, OURS)
     facts = facts_of(series, ratio, options) | {"gemm_gflops": round(rate / 1e9)}
+    if options.compile:
+        facts["ratio_compiled"] = round(times(series, COMPILED, OURS), 3)
+        print(f"and {facts['ratio_compiled']} times those of the compiled ones")
     if size.name == "full":  # the mini size is bound by the number of operations
         flops = unet_step(size.unet, (options.px // 8,) * 2, options.batch, 77, size.rank).total
         shares = {name: share(series[name], series[GEMM], flops / gemm.flops) for name in (OURS, PEER)}

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.figures import FIGURES
 from benchmarks.floors import load
+from benchmarks.gpu_tables import cuda
 
 SWITCHES = {
     "fused": "backward written out, and only what it needs is kept",
@@ -85,6 +86,7 @@ PLACES = (
     (OWN, "targets", targets),
     (OWN, "ablation", ablation),
     (OWN, "memory", memory),
+    (OWN, "cuda", cuda),
 )
 
 

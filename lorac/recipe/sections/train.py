@@ -214,10 +214,10 @@ class Train(Section, frozen=True):
     attention: Annotated[
         Literal["auto", "sdpa", "xformers", "math"],
         key(
-            "What computes attention on a card: torch (sdpa), xformers, or math, which has all of the softmax in "
-            "memory. auto takes the quickest for each size, timed once; build.json says which. All give the same LoRA "
-            "but for rounding, so what is trained is not trained again. LoCon, DoRA and dropouts always use sdpa; on a "
-            "CPU sdpa and math change nothing.",
+            "What computes attention on a card: torch (sdpa), xformers, or math, which keeps the whole softmax, in "
+            "memory that no plan counts. auto takes the quickest for each size, timed once; build.json says which. All "
+            "give the same LoRA but for rounding, so what is trained is not trained again. LoCon, DoRA and dropouts "
+            "always use sdpa; on a CPU sdpa and math change nothing.",
         ),
     ] = "auto"
     deterministic: Annotated[

@@ -1,0 +1,207 @@
+"""The benchmarks of `gpu.sh` up to the card: each does its work at a small size on a CPU, and the table is what was
+measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import attention, deterministic, gpu, gpu_tables, profile_step, step, tiers
+from benchmarks.common import ROOT
+from benchmarks.models import SIZES, draw
+from benchmarks.peer import PeftStep
+from lorac.sd.clip import TextConfig
+from lorac.sd.unet import UNetConfig
+
+UNET = UNetConfig(width=16, context=16, heads=2, groups=4)
+TEXT = TextConfig(width=16, layers=12, heads=2, inner=32)
+NO_CARD = not torch.cuda.is_available()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base of which a step takes a moment, under the names of the usual ones."""
+    for name in SIZES:
+        monkeypatch.setitem(SIZES, name, replace(SIZES[name], unet=UNET, text=TEXT, rank=8, px=64))
+
+
+Told = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+    """What a benchmark prints as JSON."""
+
+    def run(main: Callable[[], None], *arguments: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, "--json", "--device", "cpu"])
+        main()
+        found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return found
+
+    return run
+
+
+def test_attention(told: Told) -> None:
+    facts = told(attention.main, "--size", "mini")
+    assert [(row["tokens"], row["keys"], row["batch"]) for row in facts["rows"]] == [
+        (16, 16, 1),
+        (16, 7, 1),
+        (16, 16, 5),
+        (16, 7, 5),
+    ]
+    for row in facts["rows"]:
+        assert {"sdpa", "math"} <= row["ms"].keys() and row["best"] in row["ms"] and row["auto"] in row["ms"]
+        assert all(len(times) == 2 and times[0] > 0 for times in row["ms"].values())
+
+
+def test_attention_s_sizes_are_those_of_sd15() -> None:
+    found = list(attention.sizes("full", torch.device("cuda")))
+    assert {(size.queries, size.channels) for size in found} == {(4096, 40), (1024, 80), (256, 160), (64, 160)}
+    assert {size.keys for size in found if size.keys != size.queries} == {77, 152, 154, 227, 231}
+    assert {size.batch for size in found} == {1, 5} and {size.dtype for size in found} == {torch.float16}
+
+
+@pytest.mark.usefixtures("small")
+def test_deterministic(told: Told) -> None:
+    facts = told(deterministic.main, "--rounds", "1", "--steps", "2")
+    assert facts["equal"] and len(set(facts["sha256"])) == 1 and facts["ratio"] > 0
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("small")
+def test_another_training_has_another_digest() -> None:
+    models = draw(SIZES["mini"])
+    assert deterministic.digest(models, 64, 1) != deterministic.digest(models, 64, 2)
+
+
+@pytest.mark.usefixtures("small")
+def test_profile(told: Told) -> None:
+    facts = told(profile_step.main)
+    assert {"GEMM", "optimiser", "attention", "copies"} <= facts["kinds"].keys()
+    assert sum(facts["kinds"].values()) == pytest.approx(1, abs=1e-3)
+    assert facts["calls"] > 100 and facts["top"][0]["ms"] >= facts["top"][-1]["ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("sm80_xmma_fprop_implicit_gemm_f16f16_nhwc", "convolution"),
+        ("ampere_fp16_s16816gemm_fp16_128x64_ldg8_f2f_stages_32x6_nn", "GEMM"),
+        ("nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_NTT", "GEMM"),
+        ("void cutlass::Kernel2<cutlass_80_tensorop_f16_s16816gemm_relu>", "GEMM"),
+        ("void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel", "attention"),
+        ("fmha_cutlassF_f16_aligned_64x64_rf_sm75(PyTorchMemEffAttention::AttentionKernel)", "attention"),
+        ("void at::native::RowwiseMomentsCUDAKernel<c10::Half>", "norms"),
+        ("_group_norm_silu_forward", "norms"),
+        ("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimiser"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add>", "elementwise"),
+        ("Memcpy DtoD (Device -> Device)", "copies"),
+        ("aten::baddbmm", "GEMM"),
+        ("aten::mkldnn_convolution", "convolution"),
+        ("something", "other"),
+    ],
+)
+def test_kernels_are_told_apart_by_their_names(name: str, kind: str) -> None:
+    assert profile_step.kind_of(name) == kind
+
+
+def test_tiers_train_as_planned(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = told(tiers.main, "--size", "mini", "--px", "64", "--steps", "2", "--only", "0")
+    (row,) = facts["rows"]
+    assert row["held"] and row["gib"] == 8 and row["predicted"] > 0 and row["split"] == 1, row
+    monkeypatch.setattr(tiers, "SECONDS", 0.01)
+    with pytest.raises(SystemExit):
+        told(tiers.main, "--size", "mini", "--only", "0")
+
+
+@pytest.mark.slow  # torch looks at every line of diffusers' U-Net
+@pytest.mark.usefixtures("small")
+def test_the_compiled_peer_learns_what_the_other_learns() -> None:
+    models = draw(SIZES["full"])
+    losses = []
+    for compiler in (None, "eager"):
+        torch.manual_seed(0)
+        peer = PeftStep(models, 64, 1, compiler)
+        losses.append([peer(index) for index in range(2)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.skipif(not NO_CARD, reason="there is a card")
+@pytest.mark.parametrize("main", [attention.main, tiers.main])
+def test_without_a_card_they_say_so(
+    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    main()
+    assert "no CUDA device" in capsys.readouterr().out
+
+
+def test_every_part_of_the_run_is_there() -> None:
+    """Of a module and options that there are."""
+    names = [part.name for part in gpu.PARTS]
+    assert names[:3] == ["tests", "step 512", "gang 512"] and len(set(names)) == len(names)
+    for part in gpu.PARTS:
+        module = part.arguments[1]
+        if module != "benchmarks.kernels":
+            assert find_spec(module), module
+    assert gpu.WHOLE < 9 * 60 and "SHOWN" in vars(gpu)
+
+
+def test_what_is_not_measured_is_not_made_up(tmp_path: Path) -> None:
+    assert gpu_tables.cuda(tmp_path) == gpu_tables.UNMEASURED
+    (tmp_path / "step.json").write_text(json.dumps({"cases": {"full-512-b1": {"commit": "abc"}}}), encoding="utf-8")
+    assert gpu_tables.cuda(tmp_path) == gpu_tables.UNMEASURED, "that was a CPU"
+
+
+def seconds(**medians: float) -> dict[str, Any]:
+    return {name.replace("_", " "): {"median": median, "seconds": [median]} for name, median in medians.items()}
+
+
+def test_a_table_says_what_was_measured(tmp_path: Path) -> None:
+    about = {"commit": "abc", "versions": {"torch": "2.13"}, "card": {"name": "A card", "driver": "580.1"}}
+    tier = {"gib": 8, "batch": 4, "text": True}
+    measured = {"recompute": "feed_forward", "predicted": 2**32, "allocated": 2**32, "reserved": 2**33, "error": -0.01}
+    cases: dict[str, dict[str, Any]] = {
+        "step": {"seconds": seconds(lorac=0.02, matrix_product=1.0), "ratio": 3.0, "share": {"lorac": 0.4}},
+        "gang": {"count": 5, "seconds": seconds(together=0.04), "ratio": 2.0},
+        "tiers": {"steps": 20, "rows": [{**tier, **measured, "held": True}, {**tier, "held": False, "said": "a | b"}]},
+        "kernels": {"kernels": {"geglu": {"microseconds": 12.5}}},
+        "attention": {
+            "heads": 8,
+            "rows": [{"tokens": 64, "keys": 77, "channels": 160, "batch": 1, "ms": {"sdpa": [0.1, 0.2]}}],
+        },
+        "deterministic": {"equal": True, "steps": 6, "ratio": 0.9},
+        "profile_step": {"step_ms": 20.0, "busy_ms": 18.0, "calls": 900, "kinds": {"GEMM": 0.5}},
+    }
+    cases["attention"]["rows"][0] |= {"best": "sdpa", "auto": "sdpa"}
+    assert cases.keys() == gpu_tables.PARTS.keys()
+    for name, facts in cases.items():
+        text = json.dumps({"cases": {"full-512-cuda": {**about, **facts}, "full-512": {"commit": "cpu"}}})
+        (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
+    found = gpu_tables.cuda(tmp_path)
+    for line in (
+        "### A card, driver 580.1, torch 2.13, commit abc",
+        "| lorac | 20.0 | 50.0 | 40% |",
+        "| 8 GiB | 4 | U-Net and text encoder | feed forward | 4.00 GiB | 4.00 GiB | 8.00 GiB | -1.0% | yes |",
+        "| 8 GiB | 4 | U-Net and text encoder | a / b |  |  |  |  | no |",
+        "| geglu | 12.5 |",
+        "| 64 × 77 | 160 | 1 | 0.100 + 0.200 | sdpa | sdpa |",
+        "| GEMM | 50% |",
+    ):
+        assert line in found.splitlines(), found
+    assert "125.0 LoRA-steps/s" in found and "give the same bits, at 0.90" in found
+    tables = [line for line in found.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in tables)
+
+
+def test_the_script_is_what_the_readme_names() -> None:
+    assert (ROOT / "benchmarks" / "gpu.sh").exists()
+    assert "gpu.sh" in gpu_tables.UNMEASURED and "--compile" in (step.__doc__ or "")
