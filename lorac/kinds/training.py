@@ -153,6 +153,7 @@ def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder) -> Trainer:
     import torch
 
     from lorac.kinds.memory import planned
+    from lorac.train.memory.run import TAPES
     from lorac.train.step import Trainer
     from lorac.train.switches import Switches
 
@@ -167,5 +168,6 @@ def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder) -> Trainer:
         max_token_length=runs[0].slice.max_token_length,
         switches=Switches(recompute=plan.recompute if plan else None),
         split=plan.split if plan else 1,
+        tapes=plan.tapes if plan else TAPES,
         warn=runs[0].work.warn,
     )
