@@ -86,6 +86,11 @@ def rows(run: Run | None, budget: int | None) -> list[tuple[str, str]]:
     return found + [("", f"not taken: {shown(o.prediction.total)}, {_words(choice, o)}") for o in levels.values()]
 
 
+def is_shared(run: Run | None) -> bool:
+    """Whether several recipes are in it: then its lines stand once, with the gang."""
+    return run is not None and len(run.networks) > 1
+
+
 def refusals(recipe: Recipe, run: Run, budget: int) -> list[Problem]:
     """Of a recipe that fits by no plan."""
     choice = choose(run, budget)
