@@ -13,7 +13,7 @@ from lorac.recipe.recipe import Recipe
 
 
 def picture_problems(recipe: Recipe, run: Run) -> Iterator[Problem]:
-    """Files that are no pictures, transparent parts without alpha (the first of a folder), pictures without a caption."""
+    """Files that are no pictures, the first of a folder with transparent parts and no alpha, missing captions."""
     for path, text in run.looks.refused.items():
         yield _of_picture(path, text)
     for folder in run.sets:
