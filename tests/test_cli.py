@@ -488,6 +488,15 @@ def test_why_explains_what_the_last_build_did(built_copy: Path) -> None:
     assert lines[2] == "  image[pictures]   found    picture of source[pictures] changed (1 of 3)"
 
 
+def test_why_calls_what_is_read_by_the_users_names(built_copy: Path) -> None:
+    lorac("build", "recipe.toml")
+    edit_caption(built_copy)
+    output("build", "recipe.toml")
+    text = " ".join(output("why", "recipe.toml:report").split())
+    assert "text as written of caption[pictures] changed (1 of 3)" in text and "raw of" not in text
+    assert "steps of schedule changed" in " ".join(output("why", "recipe.toml:train").split())
+
+
 def test_why_of_one_node(reading: Path) -> None:
     lines = output("why", "recipe.toml:tokens[class]").splitlines()
     assert lines[1:] == ["  tokens[class]  2 of 2 made  built for the first time"]
