@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-from lorac.kernels import geglu
+from lorac.kernels import geglu, group_norm, layer_norm
 from torch import Tensor
 
 LEVELS = ((320, 64), (640, 32), (1280, 16), (1280, 8))
@@ -35,6 +36,7 @@ class Case:
     def input(self, device: str, dtype: torch.dtype = torch.float16) -> Tensor:
         x = torch.empty(self.shape, device=device, dtype=dtype)
         x = x if device == "meta" else x.normal_(generator=torch.Generator(device).manual_seed(1))
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
         return x.requires_grad_()
 
     def bytes_moved(self, backward: bool) -> float:
@@ -49,4 +51,44 @@ def _geglu() -> list[Case]:
     return [Case("geglu", shape, geglu.geglu, geglu.geglu_definition, 1.5, 2.5) for shape in shapes]
 
 
-CASES = {"geglu": _geglu}
+def _group_norm() -> list[Case]:
+    """Those of the most pixels first: (320, 64) and (960, 64) are a resnet's two norms in the last level."""
+    shapes = [(320, 64), (640, 64), (960, 64), (640, 32), (1920, 32), (1280, 16), (2560, 16), (1280, 8), (2560, 8)]
+    return [_group_norm_case(channels, side) for channels, side in shapes]
+
+
+def _group_norm_case(channels: int, side: int) -> Case:
+    def own(x: Tensor) -> Tensor:
+        return group_norm.group_norm(x, *_weights(x, channels), 32, 1e-5, True)
+
+    def definition(x: Tensor) -> Tensor:
+        return group_norm.group_norm_definition(x, *_weights(x, channels), 32, 1e-5, True)
+
+    return Case("group_norm", (1, channels, side, side), own, definition, 2, 3)
+
+
+def _layer_norm() -> list[Case]:
+    return [_layer_norm_case(side * side, channels) for channels, side in LEVELS] + [_layer_norm_case(77, 768)]
+
+
+def _layer_norm_case(rows: int, channels: int) -> Case:
+    def own(x: Tensor) -> Tensor:
+        return layer_norm.layer_norm(x, *_weights(x, channels), 1e-5)
+
+    def definition(x: Tensor) -> Tensor:
+        return layer_norm.layer_norm_definition(x, *_weights(x, channels), 1e-5)
+
+    return Case("layer_norm", (rows, channels), own, definition, 2, 3)
+
+
+@cache
+def _held(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.ones(channels, device=device, dtype=dtype), torch.zeros(channels, device=device, dtype=dtype)
+
+
+def _weights(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a norm, the same at every call."""
+    return _held(channels, x.device, x.dtype)
+
+
+CASES = {"geglu": _geglu, "group_norm": _group_norm, "layer_norm": _layer_norm}
