@@ -14,7 +14,7 @@ from tests.kernels import close
 from tests.test_fused_resnet import resnet
 from tests.test_fused_transformer import CHANNELS, CONTEXT, fused, transformer
 
-TOLERANCE = 1e-5
+TOLERANCE = {"cpu": 1e-5, "cuda": 5e-3}  # a card's convolutions round to TF32
 LEVELS = [Recompute.NOTHING, Recompute.ELEMENTWISE, Recompute.BLOCK]
 
 
@@ -30,10 +30,10 @@ def test_a_resnet(kernels: str, recompute: Recompute, outputs: int) -> None:
     operation = FusedResnet(copy.deepcopy(module).to(kernels, torch.float32), Scratch(), Switches(), recompute)
     x, t, dy = (value.detach().to(kernels, torch.float32) for value in (x_BCHW, t_BO11, dy_BOHW))
     ours, saved = operation.forward(x, t)
-    close(ours, expected.detach(), TOLERANCE)
+    close(ours, expected.detach(), TOLERANCE[kernels])
     dx_BCHW, _ = operation.backward(saved, dy, (True, False))
     assert dx_BCHW is not None
-    close(dx_BCHW, expected_dx, TOLERANCE)
+    close(dx_BCHW, expected_dx, TOLERANCE[kernels])
 
 
 @pytest.mark.parametrize("recompute", LEVELS)
@@ -49,7 +49,7 @@ def test_a_transformer(kernels: str, recompute: Recompute) -> None:
     with torch.no_grad():
         kv_OR, _ = caption.forward(ctx)
         ours, saved = operation.forward(x, kv_OR)
-        close(ours, expected.detach(), TOLERANCE)
+        close(ours, expected.detach(), TOLERANCE[kernels])
         dx_BCHW, _ = operation.backward(saved, dy, (True, False))
     assert dx_BCHW is not None
-    close(dx_BCHW, expected_dx, TOLERANCE)
+    close(dx_BCHW, expected_dx, TOLERANCE[kernels])
