@@ -272,12 +272,14 @@ def plan(
     recipes: tuple[Path, ...], sets: tuple[str, ...], base: str | None, store: Path, no_gang: bool, budget: str | None
 ) -> None:
     """Show the arithmetic of each RECIPE: pictures, repeats, steps, epochs, the memory that training takes, and what
-    the next build would do: with several recipes, which are trained together."""
+    the next build would do: with several recipes, which are trained together. Exit code 2 if a build would be refused.
+    """
     from lorac.engine.forecast import Outlook, forecast, summary
     from lorac.kinds.gang_size import Cut, available, cut
     from lorac.kinds.registry import KINDS, SCANNERS
     from lorac.plan import gang_line, gangs_to_make, laid_out, lines, run_of, total_lines
-    from lorac.plan_memory import at_once, memory_run, rows
+    from lorac.plan_memory import at_once, is_shared, memory_run, refusals, rows
+    from lorac.plan_problems import picture_problems
     from lorac.train.memory.budget import free_on_card, parse
 
     free = free_on_card()
@@ -288,20 +290,30 @@ def plan(
         casts = forecast(graph, KINDS, SCANNERS, blobs)
     memory = {each.name: memory_run(each, runs[each.name], cuda=free is not None) for each in loaded.recipes}
     to_make = {node for node, cast in casts.items() if cast.outlook is not Outlook.FOUND}
+    problems = [problem for each in loaded.recipes for problem in picture_problems(each, runs[each.name])]
+    for recipe in loaded.recipes:
+        training = any(node.kind == "train" and node in to_make for node in graph.of_recipe(recipe.name))
+        if limit is not None and training and (alone := memory[recipe.name]) is not None:
+            problems += refusals(recipe, alone, limit)
     most, cuts = available() if limit is None else limit, []
     for gang in [] if no_gang else gangs_to_make(graph, to_make):
         mates = [run for name in gang.names if (run := memory[name]) is not None]
         cuts.append((gang, Cut([1], "") if gang.reason else cut(mates, most)))
         memory |= at_once(gang.names, cuts[-1][1], memory)
-    words = {key: rows(run, limit) for key, run in {id(run): run for run in memory.values()}.items()}
     for recipe in loaded.recipes:
-        own = [*lines(recipe, runs[recipe.name]), *laid_out(words[id(memory[recipe.name])])]
+        run = memory[recipe.name]
+        peak = [("memory", 'that of the gang: see "trained together" below')] if is_shared(run) else rows(run, limit)
+        own = [*lines(recipe, runs[recipe.name]), *laid_out(peak)]
         click.echo("\n".join([recipe.name, *own, *summary(graph, recipe.name, casts)]))
     for collection in loaded.collections:
         own = total_lines(collection, runs, graph)
         click.echo("\n".join([collection.name, *own, *summary(graph, collection.name, casts)]))
     for gang, sizes in cuts:
         click.echo(gang_line(gang, sizes))
+        for run in {id(run): run for name in gang.names if is_shared(run := memory[name])}.values():
+            click.echo("\n".join(laid_out(rows(run, limit))))
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
 
 
 @main.command(short_help="Explain what is made again, and why.")

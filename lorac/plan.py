@@ -42,10 +42,12 @@ class Set:
 
 @dataclass(frozen=True)
 class Looks:
-    """What the headers of the pictures say: samples per bucket, and the pictures whose alpha nobody chose."""
+    """What the headers of the pictures say: samples per bucket, the pictures whose alpha nobody chose, and those that
+    cannot be used, with the reason."""
 
     buckets: Counter[str] = field(default_factory=Counter)
     transparent: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Run:
     @property
     def held_out(self) -> int:
         return sum(len(folder.held_out) for folder in (*self.sources, *self.never_trained))
+
+    @property
+    def sets(self) -> tuple[Set, ...]:
+        """All folders."""
+        return (*self.sources, *self.regularisation, *self.never_trained)
 
 
 def lines(recipe: Recipe, run: Run) -> list[str]:
@@ -147,7 +154,9 @@ def run_of(recipe: Recipe, read: Callable[[str], tuple[Size, bool]] = header) ->
     listed = [(spec, pictures_of(recipe, spec)) for spec in own]
     never_trained = [Set(spec, found, frozenset(range(len(found)))) for spec, found in listed]
     unshown = [(picture, spec) for spec, found in listed for picture in found]
-    looks.transparent.update(_looks(recipe, facts, unshown, read).transparent)
+    beside = _looks(recipe, facts, unshown, read)
+    looks.transparent.update(beside.transparent)
+    looks.refused.update(beside.refused)
     return Run(facts, sources, classes, samples, order, looks, length, never_trained)
 
 
@@ -164,7 +173,7 @@ def _data_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
         rows.append(("", f"matched one to one: {len(run.order)} regularisation samples beside {run.samples}"))
     for folder in run.never_trained:
         rows.append(("held out", f"{shown_path(folder.spec.path)}: {count_of(len(folder.pictures), 'picture')}"))
-    return rows + [("unusable", text) for text in _unusable(recipe, run)]
+    return rows + _untold(recipe, run) + [("unusable", text) for text in _unusable(recipe, run)]
 
 
 def _held_out(folder: Set) -> str:
@@ -185,19 +194,34 @@ def _masked(spec: PictureSet) -> str:
 def _unusable(recipe: Recipe, run: Run) -> list[str]:
     """What a build would refuse, as far as it can be seen without reading every picture."""
     found = []
-    sets = (*run.sources, *run.regularisation, *run.never_trained)
     if count := len(run.looks.transparent):
         found.append(f"{count_of(count, 'picture')} may have transparent parts, with no alpha in the recipe for them")
-    if count := sum(map(len, (missing_captions(recipe, s.spec, s.pictures) for s in sets))):
+    if count := sum(map(len, (missing_captions(recipe, s.spec, s.pictures) for s in run.sets))):
         found.append(f"{count_of(count, 'picture')} without a caption, and no trigger words instead")
     return found
 
 
 def missing_captions(recipe: Recipe, spec: PictureSet, found: Sequence[Picture]) -> list[Picture]:
     """The pictures that have neither a text file nor anything that stands for it."""
-    if (recipe.tagger.model is not None and spec.asks_tagger) or final(recipe.rules(spec), spec.fallback):
+    return [] if final(recipe.rules(spec), spec.fallback) else _without_text(recipe, spec, found)
+
+
+def _without_text(recipe: Recipe, spec: PictureSet, found: Sequence[Picture]) -> list[Picture]:
+    """The pictures that have no text file, if no tagger writes their captions."""
+    if recipe.tagger.model is not None and spec.asks_tagger:
         return []
     return [picture for picture in found if picture.caption_path is None]
+
+
+def _untold(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
+    """How many pictures to learn from have the recipe's words for a caption, and nothing of their own."""
+    told = [s for s in run.sources if final(recipe.rules(s.spec), s.spec.fallback)]
+    if not (count := sum(len(_without_text(recipe, s.spec, s.pictures)) for s in told)):
+        return []
+    of, verb = sum(len(s.pictures) for s in run.sources), "has" if count == 1 else "have"
+    return [
+        ("captions", f"{count} of {of} pictures {verb} no {recipe.caption.extension} file: the trigger words alone")
+    ]
 
 
 def _training_rows(recipe: Recipe, run: Run) -> list[tuple[str, str]]:
@@ -283,7 +307,8 @@ def _looks(
         try:
             size, transparent = read(path)
             bucket = settings.place(*size)[1]
-        except Refused:
+        except Refused as refusal:
+            looks.refused[path] = str(refusal)
             looks.buckets["unusable"] += count
             continue
         looks.buckets["x".join(map(str, bucket))] += count

@@ -14,7 +14,7 @@ from lorac.recipe.base import base_shapes
 from lorac.recipe.recipe import Recipe
 from lorac.train.memory.budget import shown
 from lorac.train.memory.choose import Choice, Outcome, choose, refusal
-from lorac.train.memory.run import TAPES, Run
+from lorac.train.memory.run import Plan, Run
 from lorac.train.memory.shapes import Sizes
 from lorac.train.switches import Recompute
 
@@ -75,7 +75,7 @@ def rows(run: Run | None, budget: int | None) -> list[tuple[str, str]]:
     found = [
         ("memory", f"{shown(prediction.total)} {where} at the peak of a step{count} ({limit})"),
         ("", parts),
-        ("", _fixed(run)),
+        ("", _fixed(run, choice.chosen.plan, budget)),
         ("", f"plan: {_words(choice, choice.chosen)}"),
     ]
     if budget is None:
@@ -86,17 +86,23 @@ def rows(run: Run | None, budget: int | None) -> list[tuple[str, str]]:
     return found + [("", f"not taken: {shown(o.prediction.total)}, {_words(choice, o)}") for o in levels.values()]
 
 
+def is_shared(run: Run | None) -> bool:
+    """Whether several recipes are in it: then its lines stand once, with the gang."""
+    return run is not None and len(run.networks) > 1
+
+
 def refusals(recipe: Recipe, run: Run, budget: int) -> list[Problem]:
     """Of a recipe that fits by no plan."""
     choice = choose(run, budget)
     return [] if choice.chosen else [Problem(recipe.where("train.batch_size"), *refusal(run, choice))]
 
 
-def _fixed(run: Run) -> str:
+def _fixed(run: Run, plan: Plan, budget: int | None) -> str:
     """What is no choice of the plan's."""
     attention = "by torch's own kernel" if run.cuda else "block by block, of few pixels whole"
     state = " and ".join(sorted({"8 bits" if name == "adamw8bit" else "float32" for name in run.optimizers}))
-    taped = f"; recorded steps may take {shown(TAPES)} more" if run.merged and not run.cuda else ""
+    inside = ", within the budget too" if budget is not None else ""
+    taped = f"; recorded steps take up to {shown(plan.tapes)} more{inside}" if run.merged and not run.cuda else ""
     return f"always: attention {attention}; the optimiser's state in {state}; the base in float{8 * run.element}{taped}"
 
 

@@ -16,8 +16,29 @@ from tests.tiny import make_project, save_base
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two workers whose threads spin on two cores stall each other
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Triton reads this at its import, so it holds for a whole process: by its interpreter, but for tests of a GPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
 settings.register_profile("lorac", deadline=None)  # machines here are noisy
 settings.load_profile("lorac")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where Triton's kernels run: compiled on a card, else interpreted, with the gate opened for tensors of a CPU."""
+    pytest.importorskip("triton")
+    if request.param == "cpu":
+        from lorac.kernels import gate
+
+        from tests.kernels import hasten_interpreter
+
+        monkeypatch.setattr(gate, "opens", lambda x: x.dtype in gate.DTYPES)
+        hasten_interpreter(monkeypatch)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -124,7 +124,13 @@ CASES = [
         "L004",
         files={"pictures/3.txt": None},
     ),
-    no("L009", files={"pictures/3.txt": None}),
+    no("L009", files={"pictures/3.txt": None}, also="L039"),
+    yes(
+        "L039",
+        "1 of 6 pictures have no .txt file, first pictures/3.png, and are trained with the trigger words alone",
+        files={"pictures/3.txt": None},
+    ),
+    no("L039", {"tagger.model": '"builtin:mini"'}, files={"pictures/3.txt": None}),
     yes("L010", 'mark "///" is in no caption', {"caption.keep_tokens_separator": "///"}),
     no("L010", {"caption.keep_tokens_separator": "///"}, files=captions(f"riho /// {EYES}")),
     yes(

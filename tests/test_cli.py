@@ -360,7 +360,11 @@ def test_plan_sorts_pictures_into_buckets_upright_and_names_the_unusable(fresh: 
     turned[0x0112] = 6
     Image.new("RGB", (200, 100)).save(folder / "turned.jpg", exif=turned)
     (folder / "bad.png").write_bytes(b"")
-    text = output("plan", "recipe.toml", "--set", "train.batch_size=4", "--set", "regularisation=[]")
+    done = lorac("plan", "recipe.toml", "--set", "train.batch_size=4", "--set", "regularisation=[]")
+    assert done.exit_code == 2
+    (problem,) = done.stderr.splitlines()
+    assert problem.startswith("lorac: pictures/bad.png: is no PNG") and "remove it from the folder" in problem
+    text = done.stdout
     (row,) = re.findall(r"^  buckets +(.*)$", text, re.MULTILINE)
     sizes = dict(part.removesuffix(")").split(" (") for part in row.split(", "))
     assert sizes.pop("unusable") == "2"
@@ -482,6 +486,15 @@ def test_why_explains_what_the_last_build_did(built_copy: Path) -> None:
     assert lines[0] == "recipe: the next build finds everything; other than in the last one are"
     assert lines[1] == "  source[pictures]  changed  picture changed: 絵 01.png"
     assert lines[2] == "  image[pictures]   found    picture of source[pictures] changed (1 of 3)"
+
+
+def test_why_calls_what_is_read_by_the_users_names(built_copy: Path) -> None:
+    lorac("build", "recipe.toml")
+    edit_caption(built_copy)
+    output("build", "recipe.toml")
+    text = " ".join(output("why", "recipe.toml:report").split())
+    assert "text as written of caption[pictures] changed (1 of 3)" in text and "raw of" not in text
+    assert "steps of schedule changed" in " ".join(output("why", "recipe.toml:train").split())
 
 
 def test_why_of_one_node(reading: Path) -> None:
@@ -629,12 +642,24 @@ def test_check_and_plan_name_what_a_build_would_refuse(fresh: Path) -> None:
     assert any(
         re.search(r"toml:3: L009 2 of 5 pictures have no caption, first pictures/cut.png; write .txt", x) for x in lines
     )
-    text = output("plan", "recipe.toml", "--set", "source[0].trigger=[]")
+    done = lorac("plan", "recipe.toml", "--set", "source[0].trigger=[]")
+    assert done.exit_code == 2
+    cut_out, untold = done.stderr.splitlines()
+    assert cut_out.startswith("lorac: pictures/cut.png: has transparent parts") and 'add alpha = "white"' in cut_out
+    assert "toml:3: 2 of 5 pictures have no caption, first pictures/cut.png; write .txt files" in untold
+    text = done.stdout
     assert "unusable        2 pictures may have transparent parts, with no alpha" in text
     assert "unusable        2 pictures without a caption" in text
     settled = {"source[0].alpha": "drop"}
-    assert check(settled) == (0, [])
-    assert "unusable" not in output("plan", "recipe.toml", "--set", "source[0].alpha=drop")
+    (code,) = [line.split()[1] for line in check(settled)[1]]
+    assert code == "L039", "no captions for two of them, but trigger words"
+    text = output("plan", "recipe.toml", "--set", "source[0].alpha=drop")
+    assert "unusable" not in text
+    assert "captions        2 of 5 pictures have no .txt file: the trigger words alone\n" in text
+    tagged = output("plan", "recipe.toml", "--set", "source[0].alpha=drop", "--set", "tagger.model=builtin:mini")
+    assert " captions " not in tagged
+    (fresh / "pictures" / "cut.png").unlink()  # what is opaque is no reason to refuse anything
+    assert "1 picture may have transparent parts" in output("plan", "recipe.toml")
 
 
 def test_plan_shows_accumulation_validation_and_whole_numbers(fresh: Path) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from lorac.engine.protocol import Work
+from lorac.engine.protocol import Made, Work
 from lorac.graph.nodes import Input, Node
 from lorac.kinds import train
 from lorac.kinds.gang_size import CAUTIOUS, MOST, Cut, cut, fitting
 from lorac.kinds.memory import budget_of, described
 from lorac.train.memory.choose import choose
 from lorac.train.memory.predict import CONTEXT
-from tests.gang_bench import Bench, Recipe, distance
+from tests.gang_bench import Bench, Recipe, distance, state
 
 
 @pytest.fixture
@@ -118,6 +118,25 @@ def test_a_gang_is_predicted_by_all_that_are_in_it(bench: Bench) -> None:
     three, four = (peak(*[small] * count, large) for count in (2, 3))
     assert train.gang_limit(works(small, small, small, large, budget=(three + four) // 2)) == 3
     assert train.gang_limit(works(small, large, small, small, budget=peak(large, small))) == 2
+
+
+def test_recorded_steps_take_what_the_budget_leaves(bench: Bench) -> None:
+    """No step is recorded where it leaves nothing, some where it leaves a little; the bits are the same."""
+    recipe = Recipe(4, steps=12)
+    run = described([bench.work(0, recipe, 0, None)])
+    assert run is not None
+    least = choose(run, None).chosen
+    assert least is not None
+    found = []
+    for room in (0, 64 * 2**20):
+        session: dict[str, Any] = {}
+        work = bench.work(0, recipe, 0, None, session=session, hints={"budget": least.prediction.total + room})
+        (made,) = train.run(work)
+        assert isinstance(made, Made)
+        tapes = session["trainer"].tapes
+        assert (tapes.played > 0) == (room > 0) == (not tapes.failures)
+        found.append(state(made))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_what_a_card_has_free_is_without_what_torch_has_loaded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,12 +56,30 @@ def test_the_commented_lines_can_be_used() -> None:
     assert len(recipe.regularisation) == 1 and recipe.train.bucket_no_upscale
 
 
-def test_small_pictures_are_warned_of() -> None:
+def test_pictures_that_are_too_small_for_the_proposed_base_are_warned_of() -> None:
+    """Those that are so only for a real base are none to worry about yet: the recipe says what to do then."""
     pictures(Path("riho"), 2, "riho", side=600)
     pictures(Path("riho"), 1, "riho", side=300)
-    text, said, _ = first("riho")
-    assert "1 of 2 pictures have fewer pixels than 512 x 512 (the smallest has 300 x 300)" in said
+    text, said, recipe = first("riho")
+    assert said == "wrote first.toml\n"
+    assert "# 1 of 2 pictures have fewer pixels than 512 x 512 and would be\n" in text
     assert "# bucket_no_upscale = true" in text
+    assert (recipe.train.base, recipe.train.resolution, recipe.sample.cfg_scale) == ("builtin:mini", None, 4)
+    pictures(Path("riho"), 1, "riho", side=100)
+    text, said, _ = first("riho")
+    assert "1 of 2 pictures have fewer pixels than 128 x 128 (the smallest has 100 x 100); take larger" in said
+
+
+def test_pictures_like_the_demos_have_no_finding_that_the_recipe_caused() -> None:
+    """Of the linter: those that remain are the pictures' own, and nothing is said beside them."""
+    demo = Path(__file__).parents[1] / "recipes" / "images"
+    for name, own in (("riho_head", {"L014"}), ("riho_fullbody", {"L020"}), ("reg_1girl", set[str]())):
+        shutil.copytree(demo / name, name)
+        done = lorac("init", name, "-o", f"{name}.toml")
+        assert (done.exit_code, done.stderr) == (0, f"wrote {name}.toml\n")
+        assert "#:schema" not in Path(f"{name}.toml").read_text(encoding="utf-8"), "there is no schema beside it"
+        found = lorac("check", f"{name}.toml").stdout.splitlines()
+        assert {line.split()[1] for line in found} == own
 
 
 def test_pictures_without_captions_get_the_tagger_and_the_folders_name() -> None:

@@ -293,11 +293,21 @@ def test_plan_and_build_with_a_budget(tmp_path: Path) -> None:
     assert len(re.findall(r"not taken: .* × the time\)", shown_plan.output)) == len(Recompute) - 1, "each level"
     free = CliRunner().invoke(main, ["plan", str(recipe), *store], env={"CUDA_VISIBLE_DEVICES": ""})
     assert "not taken" not in free.output and "the base in float32" in free.output
+    assert "recorded steps take up to 2.00 GiB more\n" in free.output
+    tight = CliRunner().invoke(main, ["plan", str(recipe), *store, "--budget", "1GiB"]).output
+    sizes = re.search(r"(\d+) MiB of this.* up to (\d+) MiB more, within", tight, re.DOTALL)
+    assert sizes is not None
+    peak, rest = map(int, sizes.groups())
+    assert abs(peak + rest - 1024) <= 1, "what is told holds together"
     refused = CliRunner().invoke(main, ["build", str(recipe), *store, "--budget", "100MiB"])
     assert refused.exit_code == 2
     assert "small.toml" in refused.output and "and may take 100 MiB" in refused.output
     assert "401 MiB of it for Python and torch" in refused.output
     assert not (tmp_path / "store").exists() or not any((tmp_path / "store").rglob("*.safetensors"))
+    (enough,) = re.findall(r"; give --budget (\d+MiB) or more", refused.output)
+    assert CliRunner().invoke(main, ["plan", str(recipe), *store, "--budget", enough]).exit_code == 0
+    less = f"{int(enough.removesuffix('MiB')) - 1}MiB"
+    assert "does not fit" in CliRunner().invoke(main, ["plan", str(recipe), *store, "--budget", less]).output
     recipe.with_name("other.toml").write_text('extends = "small.toml"\nnetwork.dim = 8\n', "utf-8")
     both = [str(recipe), str(recipe.with_name("other.toml"))]
     refused = CliRunner().invoke(main, ["build", *both, *store, "--budget", "100MiB"])

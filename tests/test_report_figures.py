@@ -68,9 +68,19 @@ def test_without_a_preferred_weight_nothing_is_marked() -> None:
     assert "marked" not in html and "chosen" not in html and "preferred" not in html.partition("<h3>Prompt by")[2]
 
 
+def test_the_page_says_how_the_preferred_weight_was_found() -> None:
+    made = figures(preferred=None)
+    score = max(made.trade_off, key=lambda one: one.score)
+    html = evaluation_section(replace(made, preferred_weight=score.strength), ())
+    assert f"shaded the preferred weight, {score.strength:g}, which has the best trade-off<" in html
+    other = next(one.strength for one in made.trade_off if one.score < score.score)
+    html = evaluation_section(replace(made, preferred_weight=other), ())
+    assert f"shaded the preferred weight, {float(other)}, which is the recipe's<" in html
+
+
 def test_a_preferred_weight_that_was_not_drawn_marks_the_nearest_and_says_so() -> None:
     html = evaluation_section(figures(preferred=0.8), ())
-    assert "shaded 0.7, the drawn strength nearest to the preferred weight, 0.8" in html
+    assert "shaded 0.7, the drawn strength nearest to the preferred weight, 0.8, which is the recipe's<" in html
     assert re.findall(r'<rect class="marked" x="(\S+)%"', html) == ["50"] * (len(NAMES) + 1)
     assert html.count('0.7<span class="pill">nearest to the preferred 0.8</span>') == len(PROMPTS)
     header = page(Report("r", "r.toml", figures=figures(preferred=0.8))).decode().partition("<main>")[0]

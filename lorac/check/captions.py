@@ -150,6 +150,30 @@ def no_caption(material: Material) -> Found:
             yield folder.spec.where, f"{text}; {remedy}"
 
 
+def no_text(material: Material) -> Found:
+    """L039 missing-caption: some pictures of a source have a text file, others have none
+
+    Why: A picture without a text file is trained with the trigger words alone, as by kohya with its class tokens. All
+    that is in it then comes with the trigger: pose, clothes, background. Where no picture of a source has a file, that
+    is taken for meant, unless there are many (L032); so it is where a tagger writes captions.
+
+    Before:
+        riho_01.png, riho_01.txt, riho_02.png
+
+    After:
+        riho_01.png, riho_01.txt, riho_02.png, riho_02.txt
+
+    Remedy: Write NAME.txt beside NAME.png, or let a tagger write the captions.
+    """
+    extension = material.recipe.caption.extension
+    for folder in material.sources:
+        found = [c.picture.path for c in folder.pictures if c.raw is None and c.text and not c.tagged]
+        if 0 < len(found) < len(folder.pictures):
+            text = f"{len(found)} of {len(folder.pictures)} pictures have no {extension} file"
+            text += f", first {shown_path(found[0])}, and are trained with the trigger words alone"
+            yield folder.spec.where, f"{text}; write the files, or set tagger.model"
+
+
 def no_mark(material: Material) -> Found:
     """L010 missing-mark: the keep_tokens_separator is in no caption
 

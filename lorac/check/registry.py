@@ -44,6 +44,7 @@ _FINDERS: tuple[Finder, ...] = (
     tags.excluded_scene,
     pictures.mixed_roles,
     settings.nobody_looks,
+    captions.no_text,
 )
 
 RULES = {made.code: made for made in map(rule, _FINDERS)}

@@ -18,6 +18,24 @@ from lorac.store.ledger import Last
 
 SCANNED = ("source", "base", "start", "tagger", "vocabulary")
 """Kinds that are read and not made."""
+OUTPUTS = {
+    "raw": "text as written",
+    "name": "file names",
+    "slice": "steps",
+    "summary": "counts",
+    "validation": "held-out samples",
+    "unet": "U-Net",
+    "vae": "VAE",
+    "text": "text encoder",
+    "lora": "LoRA",
+    "facts": "settings",
+    "sheet": "pictures",
+    "first": "first pictures",
+    "seen": "tags seen",
+    "features": "looks",
+    "probabilities": "tags seen",
+}
+"""What users call an output, where that is not its name."""
 SHOWN = 5
 """How many files or settings are named for one node."""
 
@@ -118,12 +136,12 @@ class _Explanation:
         return found if len(found) <= SHOWN + 1 else [*found[:SHOWN], f"and {len(found) - SHOWN} more"]
 
     def _source(self, node: Node, port: str) -> str:
-        """What a port reads: `caption[riho_head]`, or `slice of schedule`."""
+        """What a port reads: `caption[riho_head]`, or `steps of schedule`."""
         if port not in node.inputs:
             return f"input {port}"
         source = node.inputs[port]
-        label = self._label(source.node)
-        return label if source.output in (source.node.kind, "file") else f"{source.output} of {label}"
+        label, output = self._label(source.node), source.output
+        return label if output in (source.node.kind, "file") else f"{OUTPUTS.get(output, output)} of {label}"
 
     def _last(self, node: Node) -> Last | None:
         return self.store.ledger.last(self.graph.name(node, self.recipe))

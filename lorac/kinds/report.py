@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "report"
-VERSION = 5
+VERSION = 6
 SHAPE = Shape.ONE
 POOL = "cpu"
 OUTPUTS = ("html",)

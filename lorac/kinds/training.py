@@ -158,6 +158,7 @@ class Run:
 
 def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder, plan: Plan | None) -> Trainer:
     """One for the members of all runs, whose networks are on these models."""
+    from lorac.train.memory.run import TAPES
     from lorac.train.step import Trainer
     from lorac.train.switches import Switches
 
@@ -169,6 +170,7 @@ def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder, plan: Plan | 
         max_token_length=runs[0].slice.max_token_length,
         switches=Switches(recompute=plan.recompute if plan else None, attention=attention_of(runs[0].work)),
         split=plan.split if plan else 1,
+        tapes=plan.tapes if plan else TAPES,
         warn=runs[0].work.warn,
     )
     for run in runs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from lorac.captions import split_tags
@@ -14,14 +13,15 @@ from lorac.migrate.importing import import_path
 from lorac.migrate.look import Look, look
 from lorac.migrate.pictures import seen_extension
 from lorac.migrate.settle import settle
+from lorac.recipe.base import base_facts
 from lorac.recipe.diagnostics import missing_path_remedy
-from lorac.recipe.fields import BUILTIN_TAGGER
+from lorac.recipe.fields import BUILTIN_BASE, BUILTIN_TAGGER
 from lorac.words import BINDING
 
 STEPS, FEWEST, SHOWN = 2000, 1500, 200
 """Steps aimed at and fewest; samples of an epoch aimed at, so that a run has some ten epochs to choose from."""
-RESOLUTION = 512
-"""The side of SD 1.x checkpoints' pictures."""
+REAL = 512
+"""The side of SD 1.x checkpoints' pictures. The proposed base is the small one, whose side is less."""
 _NUMBERED = re.compile(r"\d+_.*")
 
 
@@ -49,6 +49,7 @@ def start(folder: Path, out: Path | None) -> Draft:
     _train(draft, seen, repeats, epochs)
     scene = ["looking at viewer, simple background", "upper body, smile, outdoors", "full body, standing"]
     draft.put("sample", "prompts", [f"1girl, {trigger}, {words}" for words in scene], "drawn at the end")
+    draft.put("sample", "cfg_scale", 4, "the small base wants less guidance than the 7 that a real one wants")
     settle(draft)
     return draft
 
@@ -106,20 +107,22 @@ def _caption(draft: Draft, seen: Look, extension: str) -> None:
 
 def _train(draft: Draft, seen: Look, repeats: int, epochs: int) -> None:
     steps = seen.count * repeats * epochs
-    draft.put("train", "base", "builtin:mini", "for real pictures the path of an SD 1.x checkpoint")
+    draft.put("train", "base", BUILTIN_BASE, "for real pictures the path of an SD 1.x checkpoint")
     draft.put("train", "epochs", epochs, f"{seen.count} x {repeats} x {epochs} = {steps} steps of one picture")
-    small = sum(width * height < RESOLUTION * RESOLUTION for width, height in seen.sizes)
-    if small:
-        smallest = min(seen.sizes, key=lambda size: size[0] * size[1])
-        draft.warnings.append(_small(small, seen.count, smallest))
+    side = base_facts(BUILTIN_BASE, "").resolution
+    if small := _smaller(seen, side):
+        width, height = min(seen.sizes, key=lambda size: size[0] * size[1])
+        text = f"{small} (the smallest has {width} x {height})"
+        draft.warnings.append(f"{text}; take larger ones, or see bucket_no_upscale in the recipe")
+    if small := _smaller(seen, REAL):
         draft.remarks["train"] = [
-            f"{small} of {seen.count} pictures have fewer pixels than {RESOLUTION} x {RESOLUTION} and would be",
+            f"{small} and would be",
             "enlarged on a real base, which blurs; this trains them at their own size:",
             "bucket_no_upscale = true",
         ]
 
 
-def _small(small: int, count: int, smallest: Sequence[int]) -> str:
-    size = f"the smallest has {smallest[0]} x {smallest[1]}"
-    text = f"{small} of {count} pictures have fewer pixels than {RESOLUTION} x {RESOLUTION} ({size})"
-    return f"{text}; take larger ones, or see bucket_no_upscale in the recipe"
+def _smaller(seen: Look, side: int) -> str:
+    """How many pictures are smaller than a square of this side, in words; nothing for none."""
+    small = sum(width * height < side * side for width, height in seen.sizes)
+    return f"{small} of {seen.count} pictures have fewer pixels than {side} x {side}" if small else ""

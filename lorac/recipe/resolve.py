@@ -10,11 +10,19 @@ from lorac.captions import split_tags
 from lorac.errors import InputError, Problem
 from lorac.listing import KohyaFolder, exists, expand, shown_path, split_glob
 from lorac.recipe.diagnostics import missing_path_remedy, nearest
+from lorac.recipe.fields import BUILTIN_BASE, BUILTIN_TAGGER
 from lorac.recipe.places import Tree
 from lorac.recipe.recipe import PictureSet
 from lorac.recipe.schema import BUILTINS, GLOBS, PATHS, Document
 from lorac.recipe.sections.data import Regularisation, Source
 from lorac.recipe.validate import entries
+
+INSTEAD = {
+    ("train", "base"): f"give an SD1.x checkpoint as --base FILE, or --base {BUILTIN_BASE}",
+    ("tagger", "model"): f'give the folder of a WD14 tagger, or "{BUILTIN_TAGGER}"',
+    ("evaluate", "tagger"): f'give the folder of a WD14 tagger, or "{BUILTIN_TAGGER}"',
+}
+"""What to give for a path that leads nowhere."""
 
 
 def picture_sets(tree: Tree, document: Document, section: str, problems: list[Problem]) -> tuple[PictureSet, ...]:
@@ -141,5 +149,7 @@ def _resolve_file(tree: Tree, at: tuple[str, str], value: str, problems: list[Pr
     if not exists(needed):
         guess = nearest(value, [builtin] if builtin else [])
         remedy = f'did you mean "{guess}"?' if guess else missing_path_remedy(needed)
+        if builtin and not remedy.startswith("did you mean"):
+            remedy += f"; {INSTEAD[at]}"
         problems.append(Problem(str(place), f'{name} "{shown_path(needed)}" does not exist', remedy))
     return os.path.normpath(path)

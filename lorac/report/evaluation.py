@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lorac.evaluate.figures import Cell, Figures, HeldOut, Leaked, Measure
+from lorac.evaluate.trade_off import best
 from lorac.report.content import Row
 from lorac.report.dots import Point, dot, dumbbell, panel
 from lorac.report.markup import image, number, percent, plural, text
@@ -85,7 +86,8 @@ def _by_strength(figures: Figures) -> str:
     chosen = ""
     if preferred is not None and shaded is not None:
         which = "" if shaded == preferred else f"{column_name(shaded)}, the drawn strength nearest to "
-        chosen = f", shaded {which}the preferred weight, {column_name(preferred)}"
+        found = "has the best trade-off" if preferred == best(figures.trade_off) else "is the recipe's"
+        chosen = f", shaded {which}the preferred weight, {column_name(preferred)}, which {found}"
     return (
         f'<h3>By strength <span class="note">all prompts together{chosen}</span></h3>\n'
         f'<div class="panels">\n{"".join(panels)}</div>\n'

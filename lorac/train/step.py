@@ -22,6 +22,7 @@ from lorac.sd.unet import UNet
 from lorac.train.fused.network import Fused
 from lorac.train.helper import Inline, helper_for, keep_freed_memory, threads
 from lorac.train.member import Member
+from lorac.train.memory.run import TAPES
 from lorac.train.objective import Batch, Pictures, packed, unpacked
 from lorac.train.passes import Share, passes
 from lorac.train.slices import Step
@@ -42,7 +43,7 @@ class Trainer:
     The base may be float32 or, on a GPU, float16: then losses are scaled. `clip_skip` counts from 1, the last layer.
     Members train the same parts; several need networks that can be fused. Fused operations take the place of the
     modules of `unet` and `text_encoder`. A batch is cut into `split` passes, whose gradients add up; into
-    more when memory runs out, of which `warn` is told.
+    more when memory runs out, of which `warn` is told. Recorded steps take at most `tapes` bytes.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Trainer:
         max_token_length: int = 75,
         switches: Switches | None = None,
         split: int = 1,
+        tapes: int = TAPES,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.switches = switches or Switches()
@@ -68,7 +70,9 @@ class Trainer:
         # The operations of a large base use all cores as they are.
         helper = helper_for(self.device) if self.switches.beside and merged else Inline()
         usual = self.device.type == "cpu" and self.dtype == torch.float32  # else a loss scale changes from step to step
-        self.tapes = Tapes(helper, self.switches.tape and self.switches.fused and merged and usual, warn=warn)
+        taped = self.switches.tape and self.switches.fused and merged and usual
+        # While a step is recorded it takes half of them, and those that are recorded hold the other.
+        self.tapes = Tapes(helper, taped, limit=tapes // 2, held=tapes // 2, warn=warn)
         self.fused = self._fuse(self.tapes)
         self._small = self.fused is not None and merged
         for member in self.members:

@@ -88,8 +88,8 @@ class Output(Section, frozen=True):
     preferred_weight: Annotated[
         Strength | None,
         key(
-            "Strength that web UIs insert when the LoRA is picked. Absent: the one with the best trade-off in "
-            "[evaluate], if tags make a character there, or else theirs.",
+            "Strength that web UIs insert when the LoRA is picked. Absent: of the drawn strengths that with the best "
+            "trade-off in the evaluation; without an evaluation, or a character in it, web UIs take their own.",
             nodes=SIDECAR,
         ),
     ] = None

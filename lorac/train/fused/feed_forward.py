@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorac.kernels import gate
+from lorac.kernels.geglu import geglu_backward, geglu_forward
 from lorac.train.fused.frozen import Product
 from lorac.train.fused.norms import Stats, layer_norm, layer_norm_backward
 from lorac.train.switches import Recompute
@@ -47,18 +49,27 @@ class FusedFeedForward:
             gelu_RF, f_RF = _gated(u_RO)
         df_RF = self.out.backward(f_RF, dy_RC)
         del f_RF
-        # The projection is ours and seen for the last time: its gradient takes its place.
-        value_RF, gate_RF = u_RO.chunk(2, dim=1)
-        torch.mul(df_RF, value_RF, out=value_RF)
-        torch.ops.aten.gelu_backward.grad_input(value_RF, gate_RF, grad_input=gate_RF)
-        torch.mul(df_RF, gelu_RF, out=value_RF)
+        _backward_through_gate(u_RO, df_RF, gelu_RF)
         del df_RF, gelu_RF
         dn_RC = self.geglu.backward(h_RC if n_RC is None else n_RC, u_RO)
-        return layer_norm_backward(self.norm, dn_RC, h_RC, stats_RC).add_(dy_RC)
+        return layer_norm_backward(self.norm, dn_RC, h_RC, stats_RC, dy_RC)
 
 
-def _gated(u_RO: Tensor) -> tuple[Tensor, Tensor]:
-    """(gelu of the gate, value · gelu of the gate)."""
+def _gated(u_RO: Tensor) -> tuple[Tensor | None, Tensor]:
+    """(gelu of the gate, which the kernel has no use for, value · gelu of the gate)."""
+    if gate.opens(u_RO):
+        return None, geglu_forward(u_RO)
     value_RF, gate_RF = u_RO.chunk(2, dim=1)
     gelu_RF = F.gelu(gate_RF)
     return gelu_RF, value_RF * gelu_RF
+
+
+def _backward_through_gate(u_RO: Tensor, df_RF: Tensor, gelu_RF: Tensor | None) -> None:
+    """The projection is ours and seen for the last time: its gradient takes its place."""
+    if gelu_RF is None:
+        geglu_backward(df_RF, u_RO, u_RO)
+        return
+    value_RF, gate_RF = u_RO.chunk(2, dim=1)
+    torch.mul(df_RF, value_RF, out=value_RF)
+    torch.ops.aten.gelu_backward.grad_input(value_RF, gate_RF, grad_input=gate_RF)
+    torch.mul(df_RF, gelu_RF, out=value_RF)

@@ -11,7 +11,7 @@ from itertools import product
 
 from lorac.train.memory.budget import shown
 from lorac.train.memory.predict import Prediction, predict
-from lorac.train.memory.run import Plan, Run
+from lorac.train.memory.run import TAPES, Plan, Run
 from lorac.train.memory.work import work
 from lorac.train.switches import Recompute
 
@@ -63,7 +63,11 @@ def choose(run: Run, budget: int | None) -> Choice:
     outcomes = sorted((Outcome(plan, predict(run, plan)) for plan in plans(run)), key=_rank)
     fitting = [outcome for outcome in outcomes if budget is None or outcome.prediction.total <= budget]
     chosen = fitting[0] if fitting else None
-    return Choice(chosen, [outcome for outcome in outcomes if outcome is not chosen], budget)
+    others = [outcome for outcome in outcomes if outcome is not chosen]
+    if chosen and budget is not None and not run.cuda:  # a card records no steps
+        tapes = min(TAPES, budget - chosen.prediction.total)
+        chosen = replace(chosen, plan=replace(chosen.plan, tapes=tapes))
+    return Choice(chosen, others, budget)
 
 
 def holds(run: Run, budget: int | None, slower: float) -> bool:
@@ -92,7 +96,8 @@ def refusal(run: Run, choice: Choice) -> tuple[str, str]:
     cause = f"training needs {shown(least.total)} at least, {shown(least.context)} of it for {fixed}"
     cause += f", and may take {shown(choice.budget)}"
     found = [f"{remedy.text} ({shown(remedy.total)})" for remedy in remedies(run, choice.budget)]
-    return cause, f"set {', or '.join(found)}" if found else "give a larger budget"
+    enough = f"give --budget {-(-least.total // 2**20)}MiB or more{', if the card has it' if run.cuda else ''}"
+    return cause, f"set {', or '.join(found)}; or {enough}" if found else enough
 
 
 def remedies(run: Run, budget: int) -> list[Remedy]:

@@ -17,7 +17,8 @@ TEXT_STATES = 64 * 2**20
 """`lorac.train.text_states`'s: most bytes of captions' states that are kept."""
 
 TAPES = 2 * 2**30
-"""`lorac.train.tape`'s: the most that recording a step takes, and that recorded steps hold. It is not predicted."""
+"""`lorac.train.tape`'s: the most that recording a step takes, and that recorded steps hold. It is not predicted: with a
+budget they get what the prediction leaves of it."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,10 @@ class Run:
 @dataclass(frozen=True)
 class Plan:
     """split: into how many passes each batch is cut. away: a text encoder that is not trained stays on the CPU, where
-    it computes in float32, while the U-Net is on a card."""
+    it computes in float32, while the U-Net is on a card. tapes: bytes that recording steps and recorded ones may take
+    beside what is predicted."""
 
     split: int = 1
     recompute: Recompute = Recompute.ELEMENTWISE
     away: bool = False
+    tapes: int = TAPES
