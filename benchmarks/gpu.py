@@ -78,14 +78,15 @@ def main() -> None:
     sys.exit(any(part.get("exit_code") for part in parts.values()))
 
 
-def hand_over(out: Path) -> None:
+def hand_over(out: Path, results: Path = RESULTS, page: Path = OWN) -> None:
     """The table into benchmarks/README.md; into another folder than the usual one, the table and all figures."""
-    OWN.write_text(filled(OWN.read_text("utf-8"), "cuda", cuda()), encoding="utf-8")
-    if out.resolve() != RESULTS.resolve():
-        (out / "gpu.md").write_text(cuda() + "\n", encoding="utf-8")
+    made = cuda(results)
+    page.write_text(filled(page.read_text("utf-8"), "cuda", made), encoding="utf-8")
+    if out.resolve() != results.resolve():
+        (out / "gpu.md").write_text(made + "\n", encoding="utf-8")
         for name in SHOWN:
-            if (RESULTS / f"{name}.json").exists():
-                shutil.copy(RESULTS / f"{name}.json", out)
+            if (results / f"{name}.json").exists():
+                shutil.copy(results / f"{name}.json", out)
 
 
 def run(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:

@@ -12,4 +12,10 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-exec "${PYTHON:-python3}" -m benchmarks.gpu "$@"
+python="${PYTHON:-python3}"
+# kernels/ is lorac.kernels once lorac is installed; where it is not, or from another folder, a link stands in for that.
+here='import pathlib, lorac.kernels as k; raise SystemExit(not pathlib.Path(k.__file__).parent.samefile("kernels"))'
+if ! "$python" -c "$here" 2>/dev/null; then
+    ln -s ../kernels lorac/kernels && trap 'rm -f lorac/kernels' EXIT
+fi
+"$python" -m benchmarks.gpu "$@"

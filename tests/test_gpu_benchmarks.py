@@ -153,6 +153,29 @@ def test_every_part_of_the_run_is_there() -> None:
     assert gpu.WHOLE < 9 * 60
 
 
+def test_what_was_measured_is_handed_over(tmp_path: Path) -> None:
+    results, out, page = tmp_path / "results", tmp_path / "out", tmp_path / "README.md"
+    for folder in (results, out):
+        folder.mkdir()
+    page.write_text("a\n<!-- cuda: written by python -m benchmarks.tables -->\n\n<!-- end of cuda -->\nb\n", "utf-8")
+    case = {"commit": "abc", "versions": {"torch": "2"}, "count": 5, "ratio": 2.0, "seconds": seconds(together=0.1)}
+    (results / "gang.json").write_text(json.dumps({"cases": {"full-512-n5-cuda": case}}), "utf-8")
+    gpu.hand_over(out, results, page)
+    assert sorted(path.name for path in out.iterdir()) == ["gang.json", "gpu.md"]
+    made = (out / "gpu.md").read_text("utf-8")
+    assert "50.0 LoRA-steps/s" in made and made in page.read_text("utf-8")
+
+
+def test_parts_that_fail_or_take_too_long_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [gpu.Part("bad", ("-c", "raise SystemExit(3)"), 60)]
+    parts += [gpu.Part("long", ("-c", "import time; time.sleep(60)"), 1), gpu.Part("good", ("-c", "print('yes')"), 60)]
+    found = gpu.run(parts)
+    assert [found[name]["exit_code"] for name in ("bad", "long", "good")] == [3, 124, 0]
+    assert found["good"]["said"] == ["yes"]
+    monkeypatch.setattr(gpu, "WHOLE", 10)
+    assert gpu.run(parts[-1:]) == {"good": {"left_out": "no time left"}}
+
+
 def test_what_is_not_measured_is_not_made_up(tmp_path: Path) -> None:
     assert gpu_tables.cuda(tmp_path) == gpu_tables.UNMEASURED
     (tmp_path / "step.json").write_text(json.dumps({"cases": {"full-512-b1": {"commit": "abc"}}}), encoding="utf-8")
