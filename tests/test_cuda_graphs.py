@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from lorac.sd.lora import LoRANetwork, NetworkSettings
-from lorac.sd.unet import UNetConfig
 from lorac.train import cuda_graphs
 from lorac.train.cuda_graphs import ALIGNED, Graphs, Outputs, Plain, Staged
 from lorac.train.helper import threads
@@ -221,31 +220,23 @@ def test_inputs_come_in_one_block_and_keep_their_place() -> None:
     assert all(own.storage_offset() * own.itemsize % ALIGNED == 0 for own in again if own is not None)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize(
-    "settings", [Optimisation(ema_decay=0.9), Optimisation(scale_weight_norms=0.1), Optimisation(max_grad_norm=0.0)]
-)
-def test_a_step_reads_nothing_back_from_the_device(count: int, settings: Optimisation) -> None:
+def test_a_step_reads_nothing_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors on "meta" have no numbers: to read one, to branch on one or to copy one back raises an error."""
-    device = torch.device("meta")
-    sizes = UNetConfig(width=8, context=16, heads=2, groups=4)
-    unet, text = (model.to(device, torch.float16) for model in base(0, sizes, TEXT))
-    loss = Loss(loss_type="smooth_l1", min_snr_gamma=5.0)
+    monkeypatch.setattr(cuda_graphs, "BEFORE", 0)
+    unet, text = base(0, UNET, TEXT)
+    unet.to("meta", torch.float16), text.to("meta", torch.float16)
+    objective = Objective(loss=Loss(loss_type="smooth_l1", min_snr_gamma=5.0))
+    settings = Optimisation(ema_decay=0.9, scale_weight_norms=0.1)
     members = [
         Member(
-            LoRANetwork(unet, text, NetworkSettings(rank, 1.0), seed=rank, merged=False),
-            settings=settings,
-            objective=Objective(loss=loss),
+            LoRANetwork(unet, text, NetworkSettings(rank, 1.0), merged=False), settings=settings, objective=objective
         )
-        for rank in (4, 2)[:count]
+        for rank in (4, 2)
     ]
     trainer = graphed(lambda: Trainer(unet, text, members, max_token_length=150))
+    losses = trainer.step([(step(0, [[2]]), pictures()) for _ in members])
+    assert all(loss is not None and loss.is_meta for loss in losses)
+    assert trainer.tapes.played == 1
     assert members[0].loss_scale.needed
-    shown = pictures()
-    for number in range(4):
-        turns = [(step(number, [[0], [1]]), shown) for _ in members]
-        losses = trainer.step(turns)
-        assert all(loss is not None and loss.is_meta for loss in losses)
-    assert trainer.tapes.played
-    with pytest.raises((NotImplementedError, RuntimeError)):
+    with pytest.raises(RuntimeError):
         members[0].state()

@@ -14,6 +14,8 @@ from torch import Tensor
 
 FIRST = 2.0**16
 DOUBLE_AFTER = 2000
+LEAST = 2.0**-16
+"""After 32 halvings. What overflows even so is no number at any scale, and every step is skipped for good."""
 
 
 class LossScale:
