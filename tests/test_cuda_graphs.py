@@ -18,6 +18,7 @@ from lorac.train import cuda_graphs
 from lorac.train.cuda_graphs import ALIGNED, Graphs, Outputs, Plain, Staged
 from lorac.train.helper import threads
 from lorac.train.loss import Loss
+from lorac.train.loss_scale import LossScale
 from lorac.train.member import Member
 from lorac.train.objective import Objective
 from lorac.train.optimiser import Optimisation
@@ -218,6 +219,17 @@ def test_inputs_come_in_one_block_and_keep_their_place() -> None:
     places = {own.untyped_storage().data_ptr() for own in again if own is not None}
     assert len(places) == 1
     assert all(own.storage_offset() * own.itemsize % ALIGNED == 0 for own in again if own is not None)
+
+
+def test_the_loss_scale_keeps_its_place() -> None:
+    """A graph reads it there."""
+    scale = LossScale(CPU, needed=True)
+    value, good_steps = scale.value, scale.good_steps
+    scale.update(torch.tensor(1.0))
+    scale.update(torch.tensor(torch.inf))
+    assert (float(value), float(good_steps)) == (2.0**15, 0.0)
+    scale.load_state({"loss_scale": torch.tensor(4.0), "good_steps": torch.tensor(7.0)})
+    assert (float(value), float(good_steps)) == (4.0, 7.0)
 
 
 def test_a_step_reads_nothing_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
