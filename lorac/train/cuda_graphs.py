@@ -10,6 +10,7 @@ The optimiser's update stays outside: some hundred kernels, which are launched w
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class Cuda:
             outside.wait_stream(self._stream)
 
     def capture(self, work: Callable[[], Outputs]) -> Callable[[], Outputs]:
+        gc.collect()  # what is found to be garbage in a capture might free what must not be freed then
         graph = torch.cuda.CUDAGraph()
         # The outer context gives the stream back where a failed capture does not. Other threads may use the card.
         with (
