@@ -1,6 +1,6 @@
 """What each optimisation brings: the step with everything on against the step with one thing off.
 
-    python -m benchmarks.ablation --size full --px 256 [--rounds 3] [--only winograd]
+    python -m benchmarks.ablation --size full --px 256 [--rounds 3] [--only winograd] [--device cuda]
 
 The things are those of `lorac/train/switches.py`. Each pair runs in one process, in turns. `keep_memory` is the
 exception: it tells the C library of a whole process what to do, so each side has processes of its own.
@@ -25,7 +25,9 @@ THINGS = {
     "full": ("fused", "joined", "winograd", "keep_memory", "text_states"),
     "mini": ("fused", "joined", "winograd", "beside", "keep_memory", "tape"),
 }
-"""What can matter at a size."""
+"""What can matter at a size, on a CPU."""
+ON_CARD = ("fused", "joined", "graphs", "text_states")
+"""… and on a card."""
 APART = "keep_memory"
 APART_STEPS = {"full": 2, "mini": 30}
 ON = "all on"
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--px", type=int)
     parser.add_argument("--rounds", type=int, help="by default 10 (mini) or 2 (full)")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", help="one switch")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -50,14 +53,16 @@ def main() -> None:
         print(json.dumps(alone(step, APART_STEPS[options.size])))
         return
     pin(options.threads)
-    models = draw(size)
-    for name in THINGS[options.size] if options.only is None else (options.only,):
+    models = draw(size, options.device)
+    things = THINGS[options.size] if options.device == "cpu" else ON_CARD
+    for name in things if options.only is None else (options.only,):
         series = apart(name, options) if name == APART else together(name, models, options)
         ratio = times(series, name, ON)
         rows = [[ON, f"{series[ON].median * 1e3:.0f}"], [f"without {name}", f"{series[name].median * 1e3:.0f}"]]
         print(table([f"{options.size}, {options.px} px", "median ms"], rows), flush=True)
         facts = {"ratio": round(ratio, 3), "seconds": {key: s.facts() for key, s in series.items()}}
-        keep("ablation", f"{options.size}-{options.px}-{name}", facts, ["torch"])
+        device = "-cuda" if options.device == "cuda" else ""
+        keep("ablation", f"{options.size}-{options.px}{device}-{name}", facts, ["torch"])
 
 
 def switched(name: str) -> Switches:

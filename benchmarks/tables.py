@@ -21,6 +21,7 @@ SWITCHES = {
     "beside": "a helper thread",
     "keep_memory": "the C library keeps what is freed",
     "tape": "steps recorded once and played back",
+    "graphs": "passes are launched as CUDA graphs",
     "text_states": "text states computed once",
 }
 
@@ -54,9 +55,11 @@ def ablation(results: Path = RESULTS) -> str:
     cases: dict[str, Any] = json.loads(path.read_text("utf-8"))["cases"] if path.exists() else {}
     rows = []
     for name, case in cases.items():
-        size, px, switch = name.split("-", 2)
+        size, px, *card, switch = name.split("-")
         ratio = f"{case['ratio']:.2f} ×"
-        rows.append(f"| {size}, {px} px | `{switch}` | {SWITCHES[switch]} | {ratio} | {case['commit']} |")
+        rows.append(
+            f"| {', '.join([size, f'{px} px', *card])} | `{switch}` | {SWITCHES[switch]} | {ratio} | {case['commit']} |"
+        )
     return "\n".join(["| size | switch | what | a step's time without it | commit |", "|---|---|---|---|---|", *rows])
 
 

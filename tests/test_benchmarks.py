@@ -164,11 +164,11 @@ def test_a_table_is_put_between_its_markers(tmp_path: Path) -> None:
 def test_every_switch_is_in_the_ablation() -> None:
     from dataclasses import fields
 
-    from benchmarks.ablation import THINGS
+    from benchmarks.ablation import ON_CARD, THINGS
     from lorac.train.switches import Switches
 
     names = {field.name for field in fields(Switches)} - {"recompute", "attention"}
-    assert {name for things in THINGS.values() for name in things} == names == set(tables.SWITCHES)
+    assert {name for things in (*THINGS.values(), ON_CARD) for name in things} == names == set(tables.SWITCHES)
 
 
 @pytest.mark.parametrize(("steps", "extrapolated", "whole"), [(2808, False, 130.0), (808, True, 530.0)])

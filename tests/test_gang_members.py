@@ -17,7 +17,7 @@ from lorac.engine.protocol import Made
 from lorac.errors import InputError, Interrupted, StoreError, TrainingDiverged
 from lorac.kinds import crew, train, training
 from lorac.sd.safetensors import tensors_of
-from lorac.train import step
+from lorac.train import replay
 from lorac.train.step import Trainer, Turn
 from lorac.train.tape import Tapes
 from tests.gang_bench import Bench, Recipe, distance, state
@@ -29,7 +29,7 @@ WILD = Recipe(4, rate=1e3, steps=6, seed=1, train={"max_grad_norm": 0.0})
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Without tapes: a few steps take less time than recording one."""
-    monkeypatch.setattr(step, "Tapes", lambda helper, enabled, **more: Tapes(helper, False, **more))
+    monkeypatch.setattr(replay, "Tapes", lambda helper, enabled, **more: Tapes(helper, False, **more))
     return Bench(tmp_path)
 
 

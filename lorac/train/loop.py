@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lorac.errors import Interrupted, TrainingDiverged
-from lorac.train.member import Member
+from lorac.train.loss_scale import LEAST
+from lorac.train.member import RAW, Member
 from lorac.train.objective import Pictures
 from lorac.train.slices import Slice, Step
 from lorac.train.step import Turn
@@ -47,12 +48,13 @@ class Leg:
     ) -> None:
         self.member, self._slice, self._pictures = member, steps, pictures
         self._progress, self._snapshot, self._snapshot_seconds = progress, snapshot, snapshot_seconds
-        self._losses = _Losses(member)
+        self._losses, self._alpha = _Losses(member), member.lora.settings.alpha
         self.done = 0
+        self._step: Step | None = None
         if state is not None:
             member.load_state(state)
             self.done = int(state["step"]) - steps.first_step
-            self._losses.values = state["losses"].tolist() if self.done else []
+            self._losses.go_on(state["losses"].tolist() if self.done else [])
         self._steps = islice(steps.steps(), self.done, None)
         self._saved_at = time.monotonic()
 
@@ -65,11 +67,12 @@ class Leg:
         if time.monotonic() - self._saved_at >= self._snapshot_seconds:
             self.save()
             self._saved_at = time.monotonic()
-        self._step = next(self._steps)
-        return self._step, self._pictures
+        self._step = step = next(self._steps)
+        return step, self._pictures
 
     def took(self, loss: Tensor) -> None:
         """The step is done. Raises TrainingDiverged when the losses are no longer numbers."""
+        assert self._step is not None
         self.done += 1
         self._losses.add(self._step, loss)
         if self._losses.values:
@@ -84,10 +87,14 @@ class Leg:
         return self.state(), self._losses.values
 
     def state(self) -> State:
-        """Everything to go on from here. Raises TrainingDiverged as `took` does."""
+        """Everything to go on from here. Raises TrainingDiverged as `took` does, and where nothing good can come of
+        this state: on a card a few losses may be no numbers yet, and the last update has no loss."""
         self._losses.collect()
+        state = self.member.state()
+        if self._step is not None and (what := _broken(state)):
+            raise TrainingDiverged(_explanation(what, self._step, self._alpha))
         losses = torch.tensor(self._losses.values, dtype=torch.float32)
-        return self.member.state() | {"step": torch.tensor(self._slice.first_step + self.done), "losses": losses}
+        return state | {"step": torch.tensor(self._slice.first_step + self.done), "losses": losses}
 
 
 def interrupted() -> Interrupted:
@@ -105,6 +112,11 @@ class _Losses:
         self._streak_limit = STREAK[member.device.type]
         self._streak = 0
 
+    def go_on(self, values: list[float]) -> None:
+        """After these."""
+        self.values = values
+        self._streak = next((n for n, value in enumerate(reversed(values)) if math.isfinite(value)), len(values))
+
     def add(self, step: Step, loss: Tensor) -> None:
         self._pending.append((step, loss))
         if len(self._pending) >= self._group:
@@ -119,13 +131,23 @@ class _Losses:
         for step, value in zip(steps, values, strict=True):
             self._streak = 0 if math.isfinite(value) else self._streak + 1
             if self._streak >= self._streak_limit:
-                raise TrainingDiverged(_explanation(step, value, self._alpha))
+                raise TrainingDiverged(_explanation(f"the loss is {value} at", step, self._alpha))
         self.values += values
 
 
-def _explanation(step: Step, loss: float, alpha: float) -> str:
+def _broken(state: State) -> str | None:
+    """What is wrong with a member's state, if anything is."""
+    factors = [tensor for name, tensor in state.items() if name.startswith(("lora_", RAW))]
+    if not all(bool(factor.isfinite().all()) for factor in factors):
+        return "a factor of the LoRA is no longer a number after"
+    if state["loss_scale"] < LEAST:
+        return "gradients overflow float16 at every scale of the loss, as at"
+    return None
+
+
+def _explanation(what: str, step: Step, alpha: float) -> str:
     return (
-        f"training diverged: the loss is {loss} at step {step.index}, with learning rate {step.lr_unet:g} "
+        f"training diverged: {what} step {step.index}, with learning rate {step.lr_unet:g} "
         f"(text encoder {step.lr_text:g}) and alpha {alpha:g}; give a smaller learning_rate or network.alpha, "
         "or a longer lr_warmup_steps; what was saved before this step is still good"
     )
