@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NAME = "draw"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("sheet", "first")

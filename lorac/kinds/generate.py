@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NAME = "generate"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("picture", "caption", "name")

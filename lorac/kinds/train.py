@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lorac.train.objective import Pictures
 
 NAME = "train"
-VERSION = 5
+VERSION = 6
 SHAPE = Shape.CHAIN
 POOL = "gpu"
 OUTPUTS = ("lora", "moments", "losses")

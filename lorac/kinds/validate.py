@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lorac.train.slices import Slice
 
 NAME = "validate"
-VERSION = 2
+VERSION = 3
 SHAPE = Shape.EACH
 POOL = "gpu"
 OUTPUTS = ("losses",)
