@@ -8,6 +8,7 @@ from the system. Counted is what operations return: scratch memory within an ope
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,11 +53,13 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
         schema = func._schema
         written = [argument for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
+        if not _is_large(func, args, kwargs):
+            return func(*args, **kwargs)
         if written and func not in _SHAPE_CHANGING:
             given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
             found = [given[argument.name] for argument in written][: len(schema.returns)]
             return found[0] if len(found) == 1 else tuple(found) or None
-        if any(value.alias_info for value in schema.returns) or not _is_large(func, args, kwargs):
+        if any(value.alias_info for value in schema.returns):
             return func(*args, **kwargs)
         return self._empty(func, args, kwargs)
 
@@ -122,7 +125,7 @@ def _is_large(func: Any, args: Any, kwargs: Any) -> bool:
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if tensors:
         return any(tensor.is_meta or tensor.numel() >= SMALL for tensor in tensors)
-    return func in _FILLED
+    return func in _FILLED and math.prod(args[0]) >= SMALL
 
 
 def _group_norm(x: torch.Tensor, weight: Any, bias: Any, batch: int, c: int, hw: int, groups: int, eps: float) -> Any:

@@ -129,13 +129,13 @@ class Tool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, help="keep the project here")
-    parser.add_argument("--pictures", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=int, help="10,000 of them, if nothing else is said")
+    parser.add_argument("--rounds", type=int, help="5, if nothing else is said")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="interpreter with doit and DVC")
     parser.add_argument("--quick", action="store_true", help="1000 pictures, three rounds, without DVC")
     options = parser.parse_args()
-    if options.quick:
-        options.pictures, options.rounds = 1000, 3
+    options.pictures = options.pictures or (1000 if options.quick else 10_000)
+    options.rounds = options.rounds or (3 if options.quick else 5)
     if options.folder:
         measure(options.folder.absolute(), options)
     else:

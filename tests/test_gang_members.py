@@ -13,12 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorac.engine.protocol import Made, Work
+from lorac.engine.protocol import Made
 from lorac.errors import InputError, Interrupted, StoreError, TrainingDiverged
 from lorac.kinds import crew, train, training
-from lorac.sd.device import Device
 from lorac.sd.safetensors import tensors_of
-from lorac.train import step
+from lorac.train import replay
 from lorac.train.step import Trainer, Turn
 from lorac.train.tape import Tapes
 from tests.gang_bench import Bench, Recipe, distance, state
@@ -30,7 +29,7 @@ WILD = Recipe(4, rate=1e3, steps=6, seed=1, train={"max_grad_norm": 0.0})
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Without tapes: a few steps take less time than recording one."""
-    monkeypatch.setattr(step, "Tapes", lambda helper, enabled, **more: Tapes(helper, False, **more))
+    monkeypatch.setattr(replay, "Tapes", lambda helper, enabled, **more: Tapes(helper, False, **more))
     return Bench(tmp_path)
 
 
@@ -108,9 +107,9 @@ def test_ctrl_c_as_one_leaves_keeps_the_others_and_loads_nothing(bench: Bench, m
     cancelled, kept, loaded = threading.Event(), dict[int, Path](), list[bool]()
     load_base = train.load_base
 
-    def load(work: Work, device: Device) -> Any:
+    def load(*given: Any) -> Any:
         loaded.append(cancelled.is_set())
-        return load_base(work, device)
+        return load_base(*given)
 
     def more(number: int) -> dict[str, Any]:
         def keep(name: str, write: Any) -> None:
@@ -136,9 +135,9 @@ def test_the_seconds_of_a_lora_are_those_in_which_it_trains(bench: Bench, monkey
     """One of two leaves, and the other waits a moment for a base."""
     seconds, load_base, pause = dict[int, float](), train.load_base, 0.5
 
-    def slow(work: Work, device: Device) -> Any:
+    def slow(*given: Any) -> Any:
         time.sleep(pause)
-        return load_base(work, device)
+        return load_base(*given)
 
     def more(number: int) -> dict[str, Any]:
         return {"measure": lambda measures: seconds.update({number: measures["seconds"]})}

@@ -165,13 +165,17 @@ def test_the_flat_buckets_of_2023_are_used() -> None:
     assert made(wide, None, False, Bucketing(512, True, 320, 960, 64, False, "2023"))["bucket"] == b"960x256"
 
 
+def vae_of(base: Path, scratch: Path) -> bytes:
+    """The output of the kind `weights`."""
+    reading = replace(work({}, {}, {}), hints={"base": str(base)}, shared={"base": file_digest(base)}, scratch=scratch)
+    (parts,) = weights.run(reading)
+    assert not isinstance(parts, Failed)
+    return Path(str(parts.outputs["vae"])).read_bytes()
+
+
 def test_a_mirrored_latent_is_that_of_the_mirrored_picture(tiny_base: Path, tmp_path: Path) -> None:
     """And not the mirrored latent: the VAE's convolutions are not symmetric."""
-    reading = work({}, {}, {})
-    base = replace(reading, hints={"base": str(tiny_base)}, shared={"base": file_digest(tiny_base)}, scratch=tmp_path)
-    (parts,) = weights.run(base)
-    assert not isinstance(parts, Failed)
-    vae = Path(str(parts.outputs["vae"])).read_bytes()
+    vae = vae_of(tiny_base, tmp_path)
     picture = Image.fromarray(noise(64, 64))
 
     def encoded(of: Image.Image, params: Mapping[str, Any]) -> Any:
@@ -186,11 +190,7 @@ def test_a_mirrored_latent_is_that_of_the_mirrored_picture(tiny_base: Path, tmp_
 
 def test_bits_of_latents_depend_on_neither_company_nor_cores(tiny_base: Path, tmp_path: Path) -> None:
     """And the items come in their order; the reference encodes one picture on one thread."""
-    reading = work({}, {}, {})
-    base = replace(reading, hints={"base": str(tiny_base)}, shared={"base": file_digest(tiny_base)}, scratch=tmp_path)
-    (parts,) = weights.run(base)
-    assert not isinstance(parts, Failed)
-    vae = Path(str(parts.outputs["vae"])).read_bytes()
+    vae = vae_of(tiny_base, tmp_path)
     sizes = [(64, 64), (48, 80), (64, 64), (80, 48), (64, 64)]
     pictures = [f"P6\n{w} {h}\n255\n".encode() + noise(w, h).tobytes() for w, h in sizes]
     blobs = {str(number).encode(): data for number, data in enumerate(pictures)} | {b"vae": vae}

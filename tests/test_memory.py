@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from lorac.sd.lora_names import PARTS
 from lorac.sd.lora_settings import NetworkSettings
 from lorac.sd.unet import UNetConfig
 from lorac.train import tape, text_states
-from lorac.train.fused.winograd import _filters
 from lorac.train.member import Member
 from lorac.train.memory.budget import free_on_card, parse, shown
 from lorac.train.memory.choose import choose, remedies
@@ -43,13 +41,6 @@ from tests.small import TEXT, UNET, base
 
 BOTH = ("unet", "text_encoder")
 GIB = 2**30
-
-
-@pytest.fixture(autouse=True)
-def matrices_are_computed_again() -> Iterator[None]:
-    """The meter computes nothing, and what is cached under it has no numbers."""
-    yield
-    _filters.cache_clear()
 
 
 def _run(batch: int = 1, targets: tuple[str, ...] = BOTH, rank: int = 128, **more: object) -> Run:

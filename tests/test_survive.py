@@ -84,7 +84,7 @@ def test_nothing_smaller_is_left() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        within_memory(attempt, 1, 3, lambda: None, lambda text: None)
+        within_memory(attempt, 1, 3, lambda: False, lambda text: None)
     assert splits == [1, 2, 3]
 
 
@@ -93,7 +93,7 @@ def test_other_errors_are_not_survived() -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        within_memory(attempt, 1, 4, lambda: None, lambda text: None)
+        within_memory(attempt, 1, 4, lambda: False, lambda text: None)
 
 
 @pytest.mark.parametrize(

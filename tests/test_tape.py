@@ -20,7 +20,7 @@ from lorac.train.playback import check as check_graphs
 from lorac.train.slices import Sample, Step
 from lorac.train.step import Member, Trainer
 from lorac.train.switches import Switches
-from lorac.train.tape import Tapes
+from lorac.train.tape import Tape, Tapes
 from tests.small import base
 
 RATE = 1e-3
@@ -140,6 +140,7 @@ def test_the_memory_of_a_tape_is_bounded() -> None:
     assert "1 MB" in tight.failures[0]
     train(taped, [[[0]]] * 2)
     (tape,) = taped.tapes.tapes()
+    assert isinstance(tape, Tape)
     assert tape.bytes < 0.6 * tape.taken  # what is not needed any more made room
 
 

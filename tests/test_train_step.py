@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lorac.errors import Interrupted, TrainingDiverged
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.safetensors import deserialise, serialise
+from lorac.train.gang import advance
 from lorac.train.helper import threads
-from lorac.train.loop import train_segment
+from lorac.train.loop import Leg
 from lorac.train.loss_scale import LossScale
 from lorac.train.objective import Pictures
 from lorac.train.optimiser import Optimisation, Optimiser
@@ -196,13 +197,13 @@ def test_an_untrained_text_encoder_stays_as_it_is() -> None:
 
 
 def run(trainer: Alone, steps: Slice, latents: list[Tensor], **more: Any) -> tuple[bytes, list[float]]:
-    arguments: dict[str, Any] = {
-        "state": None,
-        "progress": lambda done, loss: None,
-        "cancelled": threading.Event(),
-        "snapshot": lambda state: None,
-    }
-    state, losses = train_segment(trainer.trainer, steps, Pictures(latents), **(arguments | more))
+    cancelled = more.pop("cancelled", threading.Event())
+    arguments = {"state": None, "progress": lambda done, loss: None, "snapshot": lambda state: None, **more}
+    leg = Leg(trainer, steps, Pictures(latents), **arguments)
+    _, failed = advance(trainer.trainer, {0: leg}, cancelled)
+    for reason in failed.values():
+        raise reason
+    state, losses = leg.end()
     return serialise(state, {}), losses
 
 

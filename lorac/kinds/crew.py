@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from lorac.engine.protocol import Made, Next, Work
 from lorac.errors import InputError, LoracError
+from lorac.kinds.memory import planned
 from lorac.kinds.train import load_base, new_run
 from lorac.kinds.training import Run, trainer_of
 from lorac.store.blobs import BlobMissing
@@ -64,18 +65,19 @@ class Crew:
 
     def _until_one_leaves(self, active: Sequence[int]) -> Iterator[Report]:
         self._left = self._stepping = False
-        models = load_base(self._works[0], self._device)
+        try:
+            plan = planned([self._runs[number].work for number in active])
+        except InputError as error:  # no plan fits
+            self._fewer(active, error)
+            return
+        models = load_base(self._works[0], self._device, plan)
         self._each(active, lambda number: self._runs[number].recruit(*models))
         yield from self._told()
         active = self._left_of(active)
         if not active:
             return
         self._left = False
-        try:
-            trainer = trainer_of([self._runs[number] for number in active], *models)
-        except InputError as error:  # no plan fits
-            self._fewer(active, error)
-            return
+        trainer = trainer_of([self._runs[number] for number in active], *models, plan)
         yield from self._train(active, trainer)
         self._each(self._left_of(active), lambda number: self._runs[number].pause())
         yield from self._told()

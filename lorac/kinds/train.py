@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lorac.sd.clip import TextEncoder
     from lorac.sd.device import Device
     from lorac.sd.unet import UNet
+    from lorac.train.memory.run import Plan
     from lorac.train.objective import Pictures
 
 NAME = "train"
@@ -39,6 +40,7 @@ LAYOUT = ("block_dims", "block_alphas", "down_lr_weight", "mid_lr_weight", "up_l
 
 def run(work: Work) -> Iterable[Made | Failed]:
     """`lora` is float32 under kohya's names; `moments` the rest of the training state; `losses` float32, one a step."""
+    from lorac.kinds.memory import planned
     from lorac.kinds.training import trainer_of
     from lorac.sd.device import pick
     from lorac.train.gang import advance, no_memory
@@ -50,9 +52,10 @@ def run(work: Work) -> Iterable[Made | Failed]:
             session["run"].begin(work)
         else:
             run = new_run(work)
-            models = load_base(work, device)
+            plan = planned([work])
+            models = load_base(work, device, plan)
             run.recruit(*models)
-            session["trainer"], session["run"] = trainer_of([run], *models), run
+            session["trainer"], session["run"] = trainer_of([run], *models, plan), run
         legs, stepping = {0: session["run"].leg()}, True
         _, failed = advance(session["trainer"], legs, work.cancelled)
         for reason in failed.values():
@@ -112,12 +115,14 @@ def new_run(work: Work) -> Run:
     return Run(work, pictures(work, train["latents"], train["seed"]))
 
 
-def load_base(work: Work, device: Device) -> tuple[UNet, TextEncoder]:
+def load_base(work: Work, device: Device, plan: Plan | None) -> tuple[UNet, TextEncoder]:
     """Models that no trainer has changed yet."""
     from lorac.kinds import weights
+    from lorac.sd.device import CPU
 
     unet = weights.unet(work.open(work.shared["unet"]), device.dtype).to(device.name)
-    return unet, weights.text_encoder(work.open(work.shared["text"]), device.dtype).to(device.name)
+    of_text = CPU if plan and plan.away else device
+    return unet, weights.text_encoder(work.open(work.shared["text"]), of_text.dtype).to(of_text.name)
 
 
 def pictures(work: Work, latents: str = "mean", seed: int = 0) -> Pictures:

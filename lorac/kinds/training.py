@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lorac.sd.device import Device
     from lorac.sd.unet import UNet
     from lorac.train.loop import Leg
+    from lorac.train.memory.run import Plan
     from lorac.train.objective import Pictures
     from lorac.train.step import Member, Trainer
 
@@ -148,17 +149,11 @@ class Run:
         return {**tensors_of(lora), **tensors_of(moments)}
 
 
-def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder) -> Trainer:
+def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder, plan: Plan | None) -> Trainer:
     """One for the members of all runs, whose networks are on these models."""
-    import torch
-
-    from lorac.kinds.memory import planned
     from lorac.train.step import Trainer
     from lorac.train.switches import Switches
 
-    plan = planned([run.work for run in runs])
-    if plan and plan.away:
-        text.to("cpu", torch.float32)
     return Trainer(
         unet,
         text,

@@ -29,9 +29,12 @@ class Device:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+CPU = Device("cpu", torch.float32)
+
+
 def pick() -> Device:
     """The GPU if there is one."""
-    return Device("cuda", torch.float16) if torch.cuda.is_available() else Device("cpu", torch.float32)
+    return Device("cuda", torch.float16) if torch.cuda.is_available() else CPU
 
 
 def cores() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lorac.errors import Interrupted, TrainingDiverged
+from lorac.train.member import Member
 from lorac.train.objective import Pictures
 from lorac.train.slices import Slice, Step
-from lorac.train.step import Member, Trainer, Turn
+from lorac.train.step import Turn
 
 STREAK = {"cpu": 1, "cuda": 8}
 """Losses in a row that are not numbers before training stops. In float16 one may overflow; its step is skipped."""
@@ -88,42 +88,6 @@ class Leg:
         self._losses.collect()
         losses = torch.tensor(self._losses.values, dtype=torch.float32)
         return self.member.state() | {"step": torch.tensor(self._slice.first_step + self.done), "losses": losses}
-
-
-def train_segment(
-    trainer: Trainer,
-    steps: Slice,
-    pictures: Pictures,
-    *,
-    state: Mapping[str, Tensor] | None,
-    progress: Callable[[int, float], None],
-    cancelled: threading.Event,
-    snapshot: Callable[[State], None],
-    snapshot_seconds: float = 30.0,
-) -> tuple[State, list[float]]:
-    """Train the steps of a slice with the only member of `trainer`: see `Leg`.
-
-    A last snapshot is taken when `cancelled` is set, after which Interrupted is raised. Raises TrainingDiverged when
-    the losses are no longer numbers.
-    """
-    leg = Leg(
-        trainer.members[0],
-        steps,
-        pictures,
-        state=state,
-        progress=progress,
-        snapshot=snapshot,
-        snapshot_seconds=snapshot_seconds,
-    )
-    with trainer.few_threads():
-        while not leg.over:
-            if cancelled.is_set():
-                leg.save()
-                raise interrupted()
-            (loss,) = trainer.step([leg.turn()])
-            assert loss is not None
-            leg.took(loss)
-    return leg.end()
 
 
 def interrupted() -> Interrupted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class Loss:
     def of_samples(
         self, estimate_BCHW: Tensor, target_BCHW: Tensor, t_B: Tensor, weight_B: Tensor, mask_B1HW: Tensor | None = None
     ) -> Tensor:
-        """The loss of each sample, (B,). `t_B` is on the CPU, the others are float32 on one device.
+        """The loss of each sample, (B,). All are on one device, and float32 but for `t_B`.
 
         The mask multiplies the error, and the mean is over all of it: what is masked counts as without error.
         """
@@ -46,8 +46,8 @@ class Loss:
         if mask_B1HW is not None:
             error_BCHW = error_BCHW * mask_B1HW
         loss_B = error_BCHW.mean((1, 2, 3)) * weight_B
-        for factor_T in self._factors:
-            loss_B = loss_B * factor_T[t_B].to(loss_B.device)
+        for factor_T in _factors(self, t_B.device):
+            loss_B = loss_B * factor_T[t_B]
         return loss_B
 
     def _error(self, estimate_BCHW: Tensor, target_BCHW: Tensor, t_B: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Loss:
             return F.mse_loss(estimate_BCHW, target_BCHW, reduction="none")
         if self.loss_type == "l1":
             return F.l1_loss(estimate_BCHW, target_BCHW, reduction="none")
-        threshold_B111 = self.threshold(t_B)[:, None, None, None].to(estimate_BCHW.device)
+        threshold_B111 = self.threshold(t_B)[:, None, None, None]
         root_BCHW = ((estimate_BCHW - target_BCHW).square() + threshold_B111.square()).sqrt() - threshold_B111
         return 2 * (threshold_B111 * root_BCHW if self.loss_type == "huber" else root_BCHW)
 
@@ -66,28 +66,35 @@ class Loss:
         the same for all. As in kohya's scripts `huber_scale` is not for "snr".
         """
         if self.huber_schedule == "constant":
-            return torch.full(t_B.shape, self.huber_c * self.huber_scale)
+            return torch.full(t_B.shape, self.huber_c * self.huber_scale, device=t_B.device)
         if self.huber_schedule == "exponential":
             return torch.exp(math.log(self.huber_c) / STEPS * t_B) * self.huber_scale
-        alpha_B = alphas_cumprod(self.zero_terminal_snr)[t_B]
+        alpha_B = _alphas(self.zero_terminal_snr, t_B.device)[t_B]
         sigma_B = ((1.0 - alpha_B) / alpha_B).sqrt()
         return (1 - self.huber_c) / (1 + sigma_B) ** 2 + self.huber_c
 
-    @cached_property
-    def _factors(self) -> list[Tensor]:
-        """Factors on the loss by timestep, each (T,), in kohya's order."""
-        snr_T = snr(torch.arange(STEPS), self.zero_terminal_snr)
-        bounded_T = snr_T.clamp(max=MOST_SNR)
-        share_T = bounded_T / (bounded_T + 1)
-        factors = []
-        if self.min_snr_gamma is not None:
-            # Hang et al. 2023 (arXiv:2303.09556) in units of the noise's error, or of v's.
-            reference_T = snr_T + 1 if self.v_parameterization else snr_T
-            factors.append(snr_T.clamp(max=self.min_snr_gamma) / reference_T)
-        if self.scale_v_pred_loss_like_noise_pred:
-            factors.append(share_T)
-        if self.v_pred_like_loss:
-            factors.append(1 + self.v_pred_like_loss / share_T)
-        if self.debiased_estimation_loss:  # arXiv:2310.08442
-            factors.append(1 / (bounded_T + 1) if self.v_parameterization else bounded_T.rsqrt())
-        return factors
+
+@cache
+def _alphas(zero_terminal_snr: bool, device: torch.device) -> Tensor:
+    """ᾱ_t (T,) on a device: copied there once, as a step must not wait for a copy."""
+    return alphas_cumprod(zero_terminal_snr).to(device)
+
+
+@cache
+def _factors(loss: Loss, device: torch.device) -> list[Tensor]:
+    """Factors on the loss by timestep, each (T,), in kohya's order."""
+    snr_T = snr(torch.arange(STEPS), loss.zero_terminal_snr)
+    bounded_T = snr_T.clamp(max=MOST_SNR)
+    share_T = bounded_T / (bounded_T + 1)
+    factors = []
+    if loss.min_snr_gamma is not None:
+        # Hang et al. 2023 (arXiv:2303.09556) in units of the noise's error, or of v's.
+        reference_T = snr_T + 1 if loss.v_parameterization else snr_T
+        factors.append(snr_T.clamp(max=loss.min_snr_gamma) / reference_T)
+    if loss.scale_v_pred_loss_like_noise_pred:
+        factors.append(share_T)
+    if loss.v_pred_like_loss:
+        factors.append(1 + loss.v_pred_like_loss / share_T)
+    if loss.debiased_estimation_loss:  # arXiv:2310.08442
+        factors.append(1 / (bounded_T + 1) if loss.v_parameterization else bounded_T.rsqrt())
+    return [factor_T.to(device) for factor_T in factors]

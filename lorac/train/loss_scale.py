@@ -17,7 +17,10 @@ DOUBLE_AFTER = 2000
 
 
 class LossScale:
-    """The factor on the loss, a float32 scalar on the device; it stays 1 where scaling is not `needed`."""
+    """The factor on the loss, a float32 scalar on the device; it stays 1 where scaling is not `needed`.
+
+    `value` and `good_steps` keep their memory, which captured passes read.
+    """
 
     def __init__(self, device: torch.device, needed: bool) -> None:
         self.needed = needed
@@ -38,12 +41,12 @@ class LossScale:
         finite = norm.isfinite()
         good_steps = torch.where(finite, self.good_steps + 1, torch.zeros_like(self.good_steps))
         double = good_steps >= DOUBLE_AFTER
-        self.value = torch.where(finite, torch.where(double, self.value * 2, self.value), self.value / 2)
-        self.good_steps = torch.where(double, torch.zeros_like(good_steps), good_steps)
+        self.value.copy_(torch.where(finite, torch.where(double, self.value * 2, self.value), self.value / 2))
+        self.good_steps.copy_(torch.where(double, torch.zeros_like(good_steps), good_steps))
 
     def state(self) -> dict[str, Tensor]:
         return {"loss_scale": self.value, "good_steps": self.good_steps}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        self.value = tensors["loss_scale"].to(self.value.device, copy=True)
-        self.good_steps = tensors["good_steps"].to(self.value.device, copy=True)
+        self.value.copy_(tensors["loss_scale"])
+        self.good_steps.copy_(tensors["good_steps"])

@@ -49,7 +49,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples as tensors on the CPU; the samples of a batch have the same size.
+    """Samples as tensors on one device; the samples of a batch have the same size.
 
     ids (B, K, L); noisy latents and target (B, C, H, W); timestep and weight (B,); mask (B, 1, H, W) if there is one.
     """
@@ -77,7 +77,7 @@ class Objective:
         return cls(Noise(**noise), Loss(**error))
 
     def batch(self, samples: Sequence[Sample], pictures: Pictures, max_token_length: int) -> Batch:
-        """What the U-Net sees and has to predict."""
+        """What the U-Net sees and has to predict, on the CPU."""
         latents = [pictures.latent(sample) * SCALE for sample in samples]
         noises = [self.noise.target(sample.noise_seed, x_CHW) for sample, x_CHW in zip(samples, latents, strict=True)]
         seen = [self.noise.input(sample.noise_seed, noise) for sample, noise in zip(samples, noises, strict=True)]
@@ -96,8 +96,8 @@ class Objective:
         """The loss of each sample, (B,), on the estimate's device."""
         device = estimate_BCHW.device
         mask_B1HW = None if batch.mask is None else batch.mask.to(device)
-        target_BCHW, weight_B = batch.target.to(device), batch.weight.to(device)
-        return self.loss.of_samples(estimate_BCHW.float(), target_BCHW, batch.timestep, weight_B, mask_B1HW)
+        target_BCHW, t_B, weight_B = batch.target.to(device), batch.timestep.to(device), batch.weight.to(device)
+        return self.loss.of_samples(estimate_BCHW.float(), target_BCHW, t_B, weight_B, mask_B1HW)
 
 
 def packed(batches: Sequence[Batch]) -> list[Tensor | None]:

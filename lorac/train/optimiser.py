@@ -120,6 +120,7 @@ class AdamW(Optimiser):
         }
 
     def _update(self, divisor: Tensor | None, overflow: Tensor | None, rates: Mapping[Part, float]) -> None:
+        self.settle()  # which a captured pass leaves out
         # AdamW's kernel divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1.
         updates = {
             part: [partial(self._apply_to, stack, adamw, rates[part]) for stack, adamw in stacks.items()]

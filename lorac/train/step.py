@@ -24,10 +24,10 @@ from lorac.train.helper import Inline, helper_for, keep_freed_memory, threads
 from lorac.train.member import Member
 from lorac.train.objective import Batch, Pictures, packed, unpacked
 from lorac.train.passes import Share, passes
+from lorac.train.replay import replay_for
 from lorac.train.slices import Step
 from lorac.train.survive import within_memory
 from lorac.train.switches import Switches
-from lorac.train.tape import Tapes
 from lorac.train.text_states import TextStates
 
 __all__ = ["Member", "Trainer", "Turn"]
@@ -67,9 +67,19 @@ class Trainer:
         merged = all(member.lora.merged for member in self.members)
         # The operations of a large base use all cores as they are.
         helper = helper_for(self.device) if self.switches.beside and merged else Inline()
-        usual = self.device.type == "cpu" and self.dtype == torch.float32  # else a loss scale changes from step to step
-        self.tapes = Tapes(helper, self.switches.tape and self.switches.fused and merged and usual, warn=warn)
-        self.fused = self._fuse(self.tapes)
+        fused = self.switches.fused and all(member.lora.plain for member in self.members)
+        assert fused or len(self.members) == 1, "only networks that can be fused are trained together"
+        self.tapes = replay_for(
+            self.device,
+            self.dtype,
+            self.switches,
+            helper,
+            fused=fused,
+            merged=fused and merged,
+            recover=self._forget_pass,
+            warn=warn,
+        )
+        self.fused = self._fuse(self.tapes) if fused else None
         self._small = self.fused is not None and merged
         for member in self.members:
             member.lora.fuse(self._fused_parts())
@@ -106,17 +116,23 @@ class Trainer:
                 losses[share.member] = loss if before is None else before + loss
         return losses, norms
 
-    def _forget(self) -> None:
-        """Throw away what passes that could not be finished have left, and all that was made for their sizes."""
+    def _forget(self) -> bool:
+        """Throw away what passes that could not be finished have left, and all that was made for their sizes; returns
+        whether what did the passes took memory that they can do without."""
         for member in self.members:
             member.optimiser.settle()  # the last step's updates may still want their gradients
-        self.tapes.forget()
-        if self.fused:
-            self.fused.forget()
+        made_room = self.tapes.forget()
+        self._forget_pass()
         for member in self.members:
             for part in member.trained:
                 for factor in member.lora.parameters(part):
                     factor.grad = None
+        return made_room
+
+    def _forget_pass(self) -> None:
+        """Throw away what a pass that was not finished has left."""
+        if self.fused:
+            self.fused.forget()
 
     def few_threads(self) -> AbstractContextManager[None]:
         """For the caller's thread while it trains a small base: operations are short, and the helper has a core."""
@@ -174,13 +190,9 @@ class Trainer:
             context_BLD: Tensor = self.text_encoder(ids_BKL.to(self.device), self.clip_skip)
         return context_BLD
 
-    def _fuse(self, helper: Executor) -> Fused | None:
-        """The fused form where all networks allow it."""
+    def _fuse(self, helper: Executor) -> Fused:
         loras = [member.lora for member in self.members]
-        if self.switches.fused and all(lora.plain for lora in loras):
-            return Fused(self.unet, self.text_encoder, loras, self.trained, helper, self.switches)
-        assert len(loras) == 1, "only networks that can be fused are trained together"
-        return None
+        return Fused(self.unet, self.text_encoder, loras, self.trained, helper, self.switches)
 
     def _fused_parts(self) -> Sequence[Part]:
         """Whose layers `Fused` has replaced."""

@@ -33,13 +33,14 @@ def within_memory(
     attempt: Callable[[int], T],
     split: int,
     largest: int,
-    forget: Callable[[], None],
+    forget: Callable[[], bool],
     warn: Callable[[str], None],
 ) -> tuple[T, int]:
     """`attempt(split)`, with `split` doubled as long as memory runs out; returns its result and the split that fits.
 
     `largest`: samples of the largest batch, beyond which nothing can be split. `forget` throws away what an attempt has
-    left behind. Raises the error when nothing is left to try.
+    left behind; where it returns True, that may have been what was in the way, and the same is tried once more. Raises
+    the error when nothing is left to try.
     """
     while True:
         try:
@@ -49,8 +50,10 @@ def within_memory(
                 raise
             # The traceback's frames hold the tensors of the pass.
             failed = error.with_traceback(None)
-        forget()
+        made_room = forget()
         give_back()
+        if made_room:
+            continue
         if split >= largest:
             raise failed
         split = min(2 * split, largest)

@@ -33,6 +33,7 @@ class Switches:
     beside: a helper thread does what the chain of layers does not wait for (small bases).
     keep_memory: the C library keeps what is freed.
     tape: steps of equal shapes are recorded once and played back (CPU, small bases).
+    graphs: passes of equal shapes are captured once and launched as a CUDA graph (on a card).
     text_states: of a text encoder that is not trained, the states of each caption are computed once.
     recompute: None chooses by the size of the base: small ones keep everything.
     """
@@ -43,5 +44,6 @@ class Switches:
     beside: bool = True
     keep_memory: bool = True
     tape: bool = True
+    graphs: bool = True
     text_states: bool = True
     recompute: Recompute | None = None

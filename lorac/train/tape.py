@@ -196,9 +196,10 @@ class Tapes(Executor):
             return None
         return tape
 
-    def forget(self) -> None:
-        """Let go of all tapes."""
+    def forget(self) -> bool:
+        """Let go of all tapes. Returns whether they may have been what memory was wanted for: they are small."""
         self._tapes.clear()
+        return False
 
     def tapes(self) -> list[Tape]:
         """All that there are."""

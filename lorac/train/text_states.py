@@ -29,14 +29,19 @@ class TextStates:
     def of(self, ids_BKL: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         """(B, L, D) on `device`, a tensor of its own; ids are on the CPU."""
         states_BLD = torch.cat([self._of_one(ids_1KL) for ids_1KL in torch.split(ids_BKL, 1)])
-        return states_BLD.to(device, dtype)
+        return _moved(states_BLD.to(dtype), device)
 
     def _of_one(self, ids_1KL: Tensor) -> Tensor:
         key = ids_1KL.numpy().tobytes()
         states_1LD = self._kept.get(key)
         if states_1LD is None:
-            states_1LD = self._kept[key] = self._text_encoder(ids_1KL.to(self._place), self._clip_skip)
+            states_1LD = self._kept[key] = self._text_encoder(_moved(ids_1KL, self._place), self._clip_skip)
             while len(self._kept) * states_1LD.nbytes > self._limit and len(self._kept) > 1:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return states_1LD
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """On `device`, without waiting for a card."""
+    return (x.pin_memory() if x.is_cpu and device.type == "cuda" else x).to(device, non_blocking=True)

@@ -8,6 +8,8 @@ Shape suffixes: see `linear`; M = K · R rows of the down factors, R rank.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -103,7 +105,7 @@ class AddedForm:
         """`x_NLM`, multiplied in place by the scale of each network."""
         scales = self._stack.scales
         if len(set(scales)) > 1:
-            return x_NLM.mul_(x_NLM.new_tensor(scales)[:, None, None])
+            return x_NLM.mul_(_beside_each_other(scales, x_NLM.dtype, x_NLM.device))
         return x_NLM if scales[0] == 1.0 else x_NLM.mul_(scales[0])
 
     def _by_module(self, middle_NLM: Tensor) -> Tensor:
@@ -115,6 +117,12 @@ class AddedForm:
         for at in self._batches:
             y_BLO = y_KNLO[at]
             y_BLO.baddbmm_(middle_KNLR[at], up_KNOR[at].mT, alpha=times)
+
+
+@cache
+def _beside_each_other(scales: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(N, 1, 1), made once: a copy to a card would wait for it."""
+    return torch.tensor(scales, dtype=dtype, device=device)[:, None, None]
 
 
 def _joined(layers: tuple[Layer, ...]) -> Tensor:

@@ -18,8 +18,7 @@ class JointStack:
 
     From here on, the factors of each stack are slices of `down_NMRI` and `up_NMOR`, and its merged weights a slice of
     `merged_NMOI`, empty in the added form. Each stack works as before. Zeros fill up smaller ranks; their gradients are
-    zeros, so that an optimiser leaves them. Stacks may be joined again, with others or alone; joints that they were in
-    before must not be used then.
+    zeros, so that an optimiser leaves them.
     """
 
     def __init__(self, stacks: Sequence[Stack], copies: bool = True) -> None:
@@ -29,8 +28,7 @@ class JointStack:
             raise ValueError("stacks of different modules or forms cannot be joined")
         self.stacks = tuple(stacks)
         self.layers, self.targets, self.part, self.merged = first.layers, first.targets, first.part, first.merged
-        alone = len(stacks) == 1 and not _is_part(first.down_MRI)
-        self.down_NMRI, self.up_NMOR, self.merged_NMOI = self._as_they_are() if alone else self._moved()
+        self.down_NMRI, self.up_NMOR, self.merged_NMOI = self._as_they_are() if len(stacks) == 1 else self._moved()
         readable = self._readable() if copies else (self.down_NMRI, self.up_NMOR)
         self.read_down_NMRI, self.read_up_NMOR = readable
 
@@ -43,11 +41,6 @@ class JointStack:
         """By how much each network's change is multiplied: alpha / rank · strength."""
         return tuple(stack.scale for stack in self.stacks)
 
-    def merge(self) -> None:
-        """Compute what the layers read from the current factors of all networks; `Stack.merge` does one of them."""
-        for stack in self.stacks:
-            stack.merge()
-
     def _as_they_are(self) -> tuple[Tensor, Tensor, Tensor]:
         """The only stack's tensors."""
         stack = self.stacks[0]
@@ -57,7 +50,6 @@ class JointStack:
         """New tensors, in which the stacks lie beside each other."""
         first = self.stacks[0]
         modules, _, inputs = first.down_MRI.shape
-        # What is there already counts, so that an optimiser's moments keep their shapes when members leave.
         rank = max(stack.down_MRI.shape[1] for stack in self.stacks)
         down_NMRI = first.down_MRI.detach().new_zeros(len(self), modules, rank, inputs)
         up_NMOR = first.up_MOR.detach().new_zeros(len(self), modules, first.up_MOR.shape[1], rank)
@@ -82,8 +74,3 @@ def joint_stacks(networks: Sequence[LoRANetwork], copies: bool = True) -> list[J
     if len({len(network.stacks) for network in networks}) != 1:
         raise ValueError("networks of different modules cannot be joined")
     return [JointStack(stacks, copies) for stacks in zip(*(network.stacks for network in networks), strict=True)]
-
-
-def _is_part(tensor: Tensor) -> bool:
-    """Whether its memory holds more: what is left of a larger joint."""
-    return tensor.untyped_storage().nbytes() > tensor.nbytes

@@ -1,0 +1,251 @@
+"""CUDA graphs, through the same code with graphs off: the bits of a trainer without, whatever the steps.
+
+What needs a card is in `test_cuda_step.py`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lorac.sd.lora import LoRANetwork, NetworkSettings
+from lorac.sd.unet import UNetConfig
+from lorac.train import cuda_graphs
+from lorac.train.cuda_graphs import ALIGNED, Graphs, Outputs, Plain, Staged
+from lorac.train.helper import threads
+from lorac.train.loss import Loss
+from lorac.train.member import Member
+from lorac.train.objective import Objective
+from lorac.train.optimiser import Optimisation
+from lorac.train.step import Trainer
+from lorac.train.switches import Switches
+from tests.small import base
+from tests.test_tape import CASES, TEXT, UNET, new_gang, new_trainer, pictures, step, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def capture_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal passes."""
+    monkeypatch.setattr(cuda_graphs, "BEFORE", 1)
+
+
+class Refused(Plain):
+    """CUDA refuses a capture, in the middle of a pass."""
+
+    def __init__(self, device: torch.device, error: Exception) -> None:
+        super().__init__(device)
+        self.error, self.tried = error, 0
+
+    def capture(self, work: Callable[[], Outputs]) -> Callable[[], Outputs]:
+        self.tried += 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.autograd, "backward", self._refuse)
+            work()
+        raise AssertionError("there was no backward")
+
+    def _refuse(self, *_: Any) -> None:
+        raise self.error
+
+
+def graphed(new: Callable[[], Trainer], capture: Plain | None = None, warnings: list[str] | None = None) -> Trainer:
+    """A trainer that does as on a card."""
+
+    def replay(device: torch.device, *_: Any, fused: bool, recover: Any, **__: Any) -> Graphs:
+        return Graphs(capture or Plain(device), fused, recover, ([] if warnings is None else warnings).append)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lorac.train.step.replay_for", replay)
+        return new()
+
+
+def plain() -> Trainer:
+    return new_trainer(False)
+
+
+def assert_same_state(expected: Trainer, got: Trainer) -> None:
+    for one, other in zip(expected.members, got.members, strict=True):
+        state = other.state()
+        assert one.state().keys() == state.keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in one.state().items())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_graph_gives_the_same_bits(case: str) -> None:
+    schedule, settings = CASES[case]
+    expected, got = new_trainer(False, settings), graphed(lambda: new_trainer(False, settings))
+    assert train(expected, schedule) == train(got, schedule)
+    assert_same_state(expected, got)
+    assert got.tapes.played > 0
+
+
+def test_a_gang_gives_the_same_bits_also_when_one_has_no_turn() -> None:
+    expected, got = new_gang(False), graphed(lambda: new_gang(False))
+    shown = pictures()
+    for number in range(8):
+        turns = [None if n == number // 2 % 3 else (step(2 * number + n, [[n]]), shown) for n in range(2)]
+        with threads(1):
+            assert expected.step(turns) == got.step(turns)
+    assert_same_state(expected, got)
+    assert len(got.tapes.tapes()) == 3  # of both, and of each alone
+    assert got.tapes.played > 3
+
+
+def test_losses_by_timestep_follow_the_timestep() -> None:
+    loss = Loss(loss_type="huber", min_snr_gamma=5.0, debiased_estimation_loss=True)
+
+    def new() -> Trainer:
+        unet, text = base(0, UNET, TEXT)
+        member = Member(LoRANetwork(unet, text, NetworkSettings(4, 4.0), seed=1), objective=Objective(loss=loss))
+        return Trainer(unet, text, [member], max_token_length=150, switches=Switches(tape=False))
+
+    expected, got = new(), graphed(new)
+    assert train(expected, [[[0]]] * 5) == train(got, [[[0]]] * 5)
+    assert got.tapes.played
+
+
+def test_going_on_from_a_state_gives_the_same_bits() -> None:
+    schedule = [[[0]]] * 8
+    expected, first, second = plain(), graphed(plain), graphed(plain)
+    losses = train(expected, schedule)
+    train(first, schedule[:4])
+    train(second, schedule[:3])  # what its graph reads stays where it is
+    assert second.tapes.played
+    second.members[0].load_state(first.members[0].state())
+    assert losses[4:] == train(second, schedule, 4)
+    assert_same_state(expected, second)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: operation not permitted when stream is capturing"), torch.OutOfMemoryError("x")]
+)
+def test_a_capture_that_is_refused_is_told_once_and_done_without(error: Exception) -> None:
+    schedule, settings = CASES["accumulating, clipped"]
+    warnings: list[str] = []
+    refused = Refused(CPU, error)
+    expected = new_trainer(False, settings)
+    got = graphed(lambda: new_trainer(False, settings), refused, warnings)
+    assert train(expected, schedule) == train(got, schedule)
+    assert_same_state(expected, got)
+    assert (refused.tried, got.tapes.played) == (1, 0)
+    assert len(warnings) == 1 and str(error) in warnings[0]
+
+
+def test_memory_that_graphs_hold_is_given_up_before_a_batch_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of one cannot be split at all."""
+    warnings: list[str] = []
+    expected, got = plain(), graphed(plain, warnings=warnings)
+    schedule = [[[0]], [[0]], [[2]], [[0]]]
+    losses = train(expected, schedule)
+    assert train(got, schedule[:2]) == losses[:2]
+    captured = [weakref.ref(graph) for graph in got.tapes.tapes()]
+    assert captured
+    fails = [torch.OutOfMemoryError("CUDA out of memory")]
+    backward = torch.autograd.backward
+
+    def failing(*arguments: Any) -> None:
+        backward(*arguments)
+        if fails:
+            raise fails.pop()
+
+    monkeypatch.setattr(torch.autograd, "backward", failing)
+    assert train(got, schedule, 2) == losses[2:]
+    assert_same_state(expected, got)
+    assert got.split == 1
+    assert [graph() for graph in captured] == [None]
+    assert len(warnings) == 1 and "memory ran out" in warnings[0]
+
+
+def double(x: Tensor, y: Tensor | None) -> tuple[Tensor]:
+    assert y is None
+    return ((x + 1) * 2,)
+
+
+def test_the_number_of_graphs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "MOST", 2)
+    graphs = Graphs(Plain(CPU), True)
+    for _ in range(3):
+        for rows in (1, 2, 3):
+            x = torch.rand(rows)
+            assert torch.equal(graphs.run("key", [x, None], double, [])[0], double(x, None)[0])
+    assert len(graphs.tapes()) == 2
+    assert graphs.played == 4
+
+
+def test_results_are_not_those_of_a_later_run() -> None:
+    outputs = torch.zeros(3)
+    graphs = Graphs(Plain(CPU), True)
+    found = [graphs.run("key", [torch.full((3,), i)], lambda x: (outputs.copy_(x),), [])[0] for i in range(4)]
+    assert [float(x[0]) for x in found[2:]] == [2.0, 3.0]
+
+
+class Silent(Plain):
+    """What is captured leaves no trace in Python when it is done again, as on a card."""
+
+    def capture(self, work: Callable[[], Outputs]) -> Callable[[], Outputs]:
+        outputs = work()
+        return lambda: outputs
+
+
+def test_gradients_of_parameters_are_set_again() -> None:
+    parameter, buffer = nn.Parameter(torch.zeros(3)), torch.ones(3)
+
+    def work(x: Tensor) -> Outputs:
+        parameter.grad = buffer
+        return (x,)
+
+    graphs = Graphs(Silent(CPU), True)
+    for i in range(4):
+        parameter.grad = None
+        graphs.run("key", [torch.full((3,), i)], work, [parameter])
+        assert parameter.grad is buffer
+
+
+def test_inputs_come_in_one_block_and_keep_their_place() -> None:
+    ids, x, mask = torch.arange(5), torch.randn(2, 3, 7).transpose(1, 2), torch.rand(3) > 0.5
+    nothing = torch.empty(0, 4)
+    staged = Staged([ids, None, x, mask, nothing], CPU)
+    first = list(staged.fill([ids, None, x, mask, nothing]))
+    again = list(staged.fill([ids + 1, None, x * 2, ~mask, nothing]))
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    for own, given in zip(again, [ids + 1, None, x * 2, ~mask, nothing], strict=True):
+        assert (own is None and given is None) or (own is not None and given is not None and torch.equal(own, given))
+    places = {own.untyped_storage().data_ptr() for own in again if own is not None}
+    assert len(places) == 1
+    assert all(own.storage_offset() * own.itemsize % ALIGNED == 0 for own in again if own is not None)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "settings", [Optimisation(ema_decay=0.9), Optimisation(scale_weight_norms=0.1), Optimisation(max_grad_norm=0.0)]
+)
+def test_a_step_reads_nothing_back_from_the_device(count: int, settings: Optimisation) -> None:
+    """Tensors on "meta" have no numbers: to read one, to branch on one or to copy one back raises an error."""
+    device = torch.device("meta")
+    sizes = UNetConfig(width=8, context=16, heads=2, groups=4)
+    unet, text = (model.to(device, torch.float16) for model in base(0, sizes, TEXT))
+    loss = Loss(loss_type="smooth_l1", min_snr_gamma=5.0)
+    members = [
+        Member(
+            LoRANetwork(unet, text, NetworkSettings(rank, 1.0), seed=rank, merged=False),
+            settings=settings,
+            objective=Objective(loss=loss),
+        )
+        for rank in (4, 2)[:count]
+    ]
+    trainer = graphed(lambda: Trainer(unet, text, members, max_token_length=150))
+    assert members[0].loss_scale.needed
+    shown = pictures()
+    for number in range(4):
+        turns = [(step(number, [[0], [1]]), shown) for _ in members]
+        losses = trainer.step(turns)
+        assert all(loss is not None and loss.is_meta for loss in losses)
+    assert trainer.tapes.played
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        members[0].state()
