@@ -8,6 +8,11 @@ from lorac.kernels import gate, lora_linear
 from lorac.kernels.lora_linear import lora_linear_backward, lora_linear_definition, lora_linear_forward
 from torch import Tensor
 
+from lorac.train.fused.gradients import StackGradients
+from lorac.train.fused.joint import JointStack
+from lorac.train.fused.linear import Adapted
+from lorac.train.switches import Recompute
+from tests.adapted import Definition, layers_of, stack_of
 from tests.kernels import TOLERANCES, close
 
 # Networks, rows, modules, outputs, inputs, rank: SD1.x's widths, and odd ones.
@@ -86,3 +91,35 @@ def test_every_tile_is_taken() -> None:
     """By some of SD1.x's layers at 512 px: 4096 rows of q, k, v and of a feed-forward; 256, 64 and 77 rows."""
     shapes = [(1, 4096, 1, 2560), (1, 4096, 1, 320), (1, 1024, 1, 640), (1, 256, 1, 1280), (1, 64, 1, 1280)]
     assert [lora_linear._tile(*shape) for shape in shapes] == list(lora_linear.TILES)
+
+
+@pytest.mark.parametrize("ranks", [(4,), (2, 5)])
+@pytest.mark.parametrize("recompute", [Recompute.NOTHING, Recompute.ELEMENTWISE])
+def test_layers_can_use_it(
+    dotting: str, ranks: tuple[int, ...], recompute: Recompute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules 1 to 3 of five, of one network and of two; the gradients of the factors come as they always do."""
+    monkeypatch.setattr(lora_linear, "opens", lambda x: True)
+    torch.manual_seed(1)
+    stacks = [stack_of(layers_of(5, 12, 20, bias=True), False, rank, 3.0) for rank in ranks]
+    definition, gradients = Definition(stacks, 1, 3), StackGradients(JointStack(stacks), lambda _: None)
+    x_NLI = torch.randn(len(ranks), 7, 12, dtype=torch.float64).requires_grad_()
+    dy_RY, plus_RY, plus_RI = (torch.randn(7 * len(ranks), width) for width in (60, 60, 12))
+    y_RY = definition.forward(x_NLI).flatten(0, 1)
+    (dx_NLI,) = torch.autograd.grad(y_RY, x_NLI, dy_RY.double().view(len(ranks), 7, 60), retain_graph=True)
+    torch.autograd.backward(y_RY, dy_RY.double())
+    layer, x_RI = Adapted(gradients, 1, 3, recompute), x_NLI.detach().float().flatten(0, 1)
+    close(layer.rows(x_RI, plus_RY, 0.7), (0.7 * y_RY + plus_RY).detach(), 2e-6)
+    close(layer.backward(x_RI, dy_RY, plus_RI), dx_NLI.flatten(0, 1) + plus_RI, 2e-6)
+    gradients.finish()
+    for wanted, found in definition.gradients(stacks):
+        close(found, wanted, 2e-6)
+
+
+def test_layers_use_it_when_a_card_has_measured_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = torch.zeros(1, dtype=torch.float16)
+    monkeypatch.setattr(gate, "dots", lambda x: True)
+    assert lora_linear.opens(half) == lora_linear.USED
+    monkeypatch.setattr(lora_linear, "USED", True)
+    assert lora_linear.opens(half)
+    assert not lora_linear.opens(half.float())

@@ -12,6 +12,8 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from lorac.kernels import gate
+from lorac.kernels import loss as kernels
 from torch import Tensor
 
 from lorac.sd.noise import STEPS, alphas_cumprod, snr
@@ -38,11 +40,16 @@ class Loss:
     def of_samples(
         self, estimate_BCHW: Tensor, target_BCHW: Tensor, t_B: Tensor, weight_B: Tensor, mask_B1HW: Tensor | None = None
     ) -> Tensor:
-        """The loss of each sample, (B,). All are on one device, and float32 but for `t_B`.
+        """The loss of each sample, (B,). All are on one device, and float32 but for `t_B` and the estimate.
 
         The mask multiplies the error, and the mean is over all of it: what is masked counts as without error.
         """
-        error_BCHW = self._error(estimate_BCHW, target_BCHW, t_B)
+        if gate.opens(estimate_BCHW):
+            for factor_T in _factors(self, t_B.device):
+                weight_B = weight_B * factor_T[t_B]
+            threshold_B = None if self.loss_type in ("l2", "l1") else self.threshold(t_B)
+            return kernels.loss(estimate_BCHW, target_BCHW, weight_B, mask_B1HW, threshold_B, self.loss_type)
+        error_BCHW = self._error(estimate_BCHW.float(), target_BCHW, t_B)
         if mask_B1HW is not None:
             error_BCHW = error_BCHW * mask_B1HW
         loss_B = error_BCHW.mean((1, 2, 3)) * weight_B

@@ -11,6 +11,8 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from lorac.kernels import lora_linear
+from lorac.kernels.lora_linear import lora_linear_backward, lora_linear_forward
 from torch import Tensor
 
 from lorac.sd.layers import Layer
@@ -44,6 +46,11 @@ class AddedForm:
         return self._read_up_KNOR.to(self._weight_YI.dtype)
 
     def rows(self, x_NLI: Tensor, plus_RY: Tensor | None, times: float) -> Tensor:
+        if lora_linear.opens(x_NLI):
+            middle_NLM = self._middle(x_NLI)
+            return lora_linear_forward(
+                x_NLI, self._weight_YI, middle_NLM, self._read_up_KNOR, self._bias_Y, plus_RY, times
+            )
         x_RI, weight_IY = x_NLI.reshape(-1, x_NLI.shape[2]), self._weight_YI.t()
         if plus_RY is None:
             y_RY = of_rows(x_RI, weight_IY, self._bias_Y, times, beta=times)
@@ -66,6 +73,9 @@ class AddedForm:
 
     def backward(self, x_NLI: Tensor, dy_KNLO: Tensor, plus_RI: Tensor | None) -> Tensor:
         dy_RY = beside(dy_KNLO).flatten(0, 1)
+        if lora_linear.opens(x_NLI):
+            dmiddle_NLM = self.record(x_NLI, dy_KNLO)
+            return lora_linear_backward(dy_RY, self._weight_YI, dmiddle_NLM, self._read_down_NMI, plus_RI)
         dx_RI = of_rows(dy_RY, self._weight_YI, plus_RI)
         dmiddle_NLM = self.record(x_NLI, dy_KNLO)
         dx_RI.view(x_NLI.shape).baddbmm_(dmiddle_NLM, self._down)
