@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from lorac.kernels import adamw, geglu, lora_linear, loss
+from lorac.kernels import adamw, geglu, group_norm, layer_norm, lora_linear, loss
 from torch import Tensor
 
 LEVELS = ((320, 64), (640, 32), (1280, 16), (1280, 8))
@@ -36,6 +36,7 @@ class Case:
     def input(self, device: str, dtype: torch.dtype = torch.float16) -> Tensor:
         x = torch.empty(self.shape, device=device, dtype=dtype)
         x = x if device == "meta" else x.normal_(generator=torch.Generator(device).manual_seed(1))
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
         return x.requires_grad_()
 
     def bytes_moved(self, backward: bool) -> float:
@@ -50,61 +51,118 @@ def _geglu() -> list[Case]:
     return [Case("geglu", shape, geglu.geglu, geglu.geglu_definition, 1.5, 2.5) for shape in shapes]
 
 
-Rest = Callable[[str], tuple[Tensor | None, ...]]
-"""What else an operation takes, made once on a device."""
+def _group_norm() -> list[Case]:
+    """Those of the most pixels first: (320, 64) and (960, 64) are a resnet's two norms in the last level."""
+    shapes = [(320, 64), (640, 64), (960, 64), (640, 32), (1920, 32), (1280, 16), (2560, 16), (1280, 8), (2560, 8)]
+    return [_group_norm_case(channels, side) for channels, side in shapes]
+
+
+def _group_norm_case(channels: int, side: int) -> Case:
+    def own(x: Tensor) -> Tensor:
+        return group_norm.group_norm(x, *_weights(x, channels), 32, 1e-5, True)
+
+    def definition(x: Tensor) -> Tensor:
+        return group_norm.group_norm_definition(x, *_weights(x, channels), 32, 1e-5, True)
+
+    return Case("group_norm", (1, channels, side, side), own, definition, 2, 3)
+
+
+def _layer_norm() -> list[Case]:
+    return [_layer_norm_case(side * side, channels) for channels, side in LEVELS] + [_layer_norm_case(77, 768)]
+
+
+def _layer_norm_case(rows: int, channels: int) -> Case:
+    def own(x: Tensor) -> Tensor:
+        return layer_norm.layer_norm(x, *_weights(x, channels), 1e-5)
+
+    def definition(x: Tensor) -> Tensor:
+        return layer_norm.layer_norm_definition(x, *_weights(x, channels), 1e-5)
+
+    return Case("layer_norm", (rows, channels), own, definition, 2, 3)
+
+
+@cache
+def _held(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.ones(channels, device=device, dtype=dtype), torch.zeros(channels, device=device, dtype=dtype)
+
+
+def _weights(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a norm, the same at every call."""
+    return _held(channels, x.device, x.dtype)
 
 
 def _lora_linear() -> list[Case]:
-    """q, k and v of one network and of five, at rank 128, in float16 with factors that are held so."""
-    shapes = [(networks, side * side, channels) for networks in (1, 5) for channels, side in LEVELS]
-    forms = (lora_linear.lora_linear, lora_linear.lora_linear_definition)
-    return [_with("lora_linear", shape, *forms, _layer(*shape[::2]), 4, 4) for shape in shapes]
+    """q, k and v of one network and of five."""
+    return [_lora_linear_case(networks, side * side, channels) for networks in (1, 5) for channels, side in LEVELS]
 
 
-def _layer(networks: int, channels: int, rank: int = 128) -> Rest:
-    sizes = [(3 * channels, channels), (networks, 3 * rank, channels), (3, networks, channels, rank)]
+def _lora_linear_case(networks: int, rows: int, channels: int) -> Case:
+    def own(x: Tensor) -> Tensor:
+        return lora_linear.lora_linear(x, *_layer(networks, channels, x.device))
 
-    def rest(device: str) -> tuple[Tensor | None, ...]:
-        weights = [torch.randn(size, device=device, dtype=torch.float16) * size[-1] ** -0.5 for size in sizes]
-        return *weights, torch.ones(networks, device=device)
+    def definition(x: Tensor) -> Tensor:
+        return lora_linear.lora_linear_definition(x, *_layer(networks, channels, x.device))
 
-    return rest
+    return Case("lora_linear", (networks, rows, channels), own, definition, 4, 4)
+
+
+@cache
+def _layer(networks: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weight, factors of rank 128 as they are held for a layer, scales."""
+    sizes = [(3 * channels, channels), (networks, 3 * 128, channels), (3, networks, channels, 128)]
+    weight, down, up = (torch.full(size, 0.02, device=device, dtype=torch.float16) for size in sizes)
+    return weight, down, up, torch.ones(networks, device=device)
 
 
 def _loss() -> list[Case]:
-    """Of one network's sample, and of five."""
+    """Of one network's sample, and of five. The target is as large as two estimates."""
+    return [Case("loss", (batch, 4, 64, 64), _loss_of, _plain_loss, 3, 4) for batch in (1, 5)]
 
-    def rest(shape: tuple[int, ...]) -> Rest:
-        return lambda device: (torch.randn(shape, device=device), torch.ones(len(shape[:1]) * shape[0], device=device))
 
-    # The target has four bytes.
-    shapes = [(batch, 4, 64, 64) for batch in (1, 5)]
-    return [_with("loss", shape, loss.loss, loss.loss_definition, rest(shape), 3, 4) for shape in shapes]
+def _loss_of(x: Tensor) -> Tensor:
+    return loss.loss(x, *_target(x.shape, x.device))
+
+
+def _plain_loss(x: Tensor) -> Tensor:
+    return loss.loss_definition(x, *_target(x.shape, x.device))
+
+
+@cache
+def _target(shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.zeros(shape, device=device), torch.ones(shape[:1], device=device)
 
 
 def _adamw() -> list[Case]:
-    """The down factors of 16 layers of 320, 640 and 1280 channels at rank 128; all is float32, and read in float16."""
-
-    def form(update: Callable[..., None]) -> Callable[..., Tensor]:
-        def step(gradient_E: Tensor, *held: Tensor) -> Tensor:
-            *flat, rate, divisor, overflow = held
-            update(adamw.Flat(*flat), gradient_E, rate, divisor, overflow)
-            return flat[0]
-
-        return step
-
-    def rest(elements: int) -> Rest:
-        def made(device: str) -> tuple[Tensor | None, ...]:
-            flat = [torch.zeros(elements, device=device) for _ in range(3)]
-            step, rate, divisor, overflow = (torch.full((), value, device=device) for value in (0.0, 1e-4, 65536.0, 0.0))
-            return *flat, step, torch.zeros(elements, device=device, dtype=torch.float16), rate, divisor, overflow
-
-        return made
-
-    forms = form(adamw.adamw), form(adamw.adamw_definition)
+    """The down factors of 16 modules of rank 128. The input is the copy that layers read; seven times a tensor of twice
+    its size is read or written besides."""
     sizes = [16 * 128 * channels for channels in (320, 640, 1280)]
-    # Seven of four bytes and the copy, where the input, a gradient, has four.
-    return [_with("adamw", (size,), *forms, rest(size), 7.5, 0, torch.float32) for size in sizes]
+    return [Case("adamw", (size,), _adamw_of(adamw.adamw), _adamw_of(adamw.adamw_definition), 15, 0) for size in sizes]
 
 
-CASES = {"geglu": _geglu, "lora_linear": _lora_linear, "loss": _loss, "adamw": _adamw}
+def _adamw_of(update: Callable[..., None]) -> Callable[[Tensor], Tensor]:
+    def step(copy_E: Tensor) -> Tensor:
+        flat, numbers = _optimised(len(copy_E), copy_E.device)
+        update(adamw.Flat(*flat, copy_E.detach()), *numbers)
+        return copy_E
+
+    return step
+
+
+@cache
+def _optimised(size: int, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """(factors, moments, step), and (gradient, rate, divisor, overflow)."""
+    factors, mean, square, gradient = (torch.full((size,), 0.01, device=device) for _ in range(4))
+    step, rate, divisor, overflow = (torch.full((), value, device=device) for value in (0.0, 1e-4, 65536.0, 0.0))
+    return (factors, mean, square, step), (gradient, rate, divisor, overflow)
+
+
+CASES = {
+    "geglu": _geglu,
+    "group_norm": _group_norm,
+    "layer_norm": _layer_norm,
+    "lora_linear": _lora_linear,
+    "loss": _loss,
+    "adamw": _adamw,
+}
+OLDEST = {"lora_linear": 80}
+"""The first card that an operation has kernels for, where that is not Turing: `tl.dot` wants tensor cores."""

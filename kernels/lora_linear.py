@@ -30,7 +30,7 @@ USED = False
 """Whether layers use the kernel where it runs. Off: no card has measured it yet, and cuBLAS is hard to beat; what the
 kernel saves, one more round of y through memory, the larger caches may hide."""
 
-TILES = ((128, 128, 32, 8), (128, 64, 64, 4), (64, 64, 64, 4), (32, 64, 64, 4), (32, 32, 64, 2))
+TILES = ((128, 128, 32, 8), (128, 64, 32, 4), (64, 64, 64, 4), (32, 64, 32, 4), (32, 32, 64, 2))
 """Rows and columns of a program's result, length of a step along the inputs, warps."""
 
 PROGRAMS = 128

@@ -34,7 +34,10 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "cpu":
         from lorac.kernels import gate
 
+        from tests.kernels import hasten_interpreter
+
         monkeypatch.setattr(gate, "opens", lambda x: x.dtype in gate.DTYPES)
+        hasten_interpreter(monkeypatch)
     return str(request.param)
 
 

@@ -1,7 +1,10 @@
-"""How close a kernel comes to its definition in float64, for the tests of `kernels`."""
+"""What the tests of `kernels` share: how close a kernel comes to its definition in float64, and a faster interpreter."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -15,3 +18,20 @@ def close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
     assert found.shape == wanted.shape
     found = found.detach().cpu().double()
     assert (found - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+def hasten_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a kernel calls a function, Triton's interpreter prepares the language anew, for 20 ms every time; once for
+    each function is enough, since what a launch prepares holds for all that it calls."""
+    from triton.runtime import interpreter
+
+    def call(self: Any, *given: Any, **named: Any) -> Any:
+        if self.fn not in _PREPARED:
+            interpreter._patch_lang(self.fn)
+            _PREPARED.add(self.fn)
+        return self.rewrite()(*given, **named)
+
+    monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call)
+
+
+_PREPARED: set[Any] = set()

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lorac.kernels import gate
-from lorac.kernels.geglu import geglu_backward, geglu_forward
 from torch import Tensor, nn
 
+from lorac.kernels import gate
+from lorac.kernels.geglu import geglu_backward, geglu_forward
 from lorac.train.fused.frozen import Product
 from lorac.train.fused.norms import Stats, layer_norm, layer_norm_backward
 from lorac.train.switches import Recompute
