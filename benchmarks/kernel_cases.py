@@ -98,10 +98,12 @@ def _lora_linear() -> list[Case]:
 
 def _lora_linear_case(networks: int, rows: int, channels: int) -> Case:
     def own(x: Tensor) -> Tensor:
-        return lora_linear.lora_linear(x, *_layer(networks, channels, x.device))
+        y: Tensor = lora_linear.lora_linear(x, *_layer(networks, channels, x.device))
+        return y
 
     def definition(x: Tensor) -> Tensor:
-        return lora_linear.lora_linear_definition(x, *_layer(networks, channels, x.device))
+        y: Tensor = lora_linear.lora_linear_definition(x, *_layer(networks, channels, x.device))
+        return y
 
     return Case("lora_linear", (networks, rows, channels), own, definition, 4, 4)
 
@@ -120,11 +122,13 @@ def _loss() -> list[Case]:
 
 
 def _loss_of(x: Tensor) -> Tensor:
-    return loss.loss(x, *_target(x.shape, x.device))
+    loss_B: Tensor = loss.loss(x, *_target(x.shape, x.device))
+    return loss_B
 
 
 def _plain_loss(x: Tensor) -> Tensor:
-    return loss.loss_definition(x, *_target(x.shape, x.device))
+    loss_B: Tensor = loss.loss_definition(x, *_target(x.shape, x.device))
+    return loss_B
 
 
 @cache

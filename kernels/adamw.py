@@ -43,13 +43,13 @@ class Settings:
 @dataclass
 class Flat:
     """What one AdamW changes: the factors, their moments, the number of steps (a float32 scalar), and the factors as
-    layers read them, in another dtype, if they do."""
+    layers read them, in another dtype, if they do. All but the number are (E,)."""
 
-    factor_E: Tensor
-    exp_avg_E: Tensor
-    exp_avg_sq_E: Tensor
+    factors: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
     step: Tensor
-    copy_E: Tensor | None = None
+    copy: Tensor | None = None
 
 
 def adamw_definition(
@@ -67,15 +67,15 @@ def adamw_definition(
     flat.step.add_(good)
     correction1, correction2 = 1 - beta1 ** flat.step.double(), 1 - beta2 ** flat.step.double()
     g_E = gradient_E if divisor is None else gradient_E / divisor
-    p_E = flat.factor_E - rate * settings.weight_decay * flat.factor_E
-    m_E = flat.exp_avg_E + (1 - beta1) * (g_E - flat.exp_avg_E)
-    v_E = beta2 * flat.exp_avg_sq_E + (1 - beta2) * g_E.square()
+    p_E = flat.factors - rate * settings.weight_decay * flat.factors
+    m_E = flat.exp_avg + (1 - beta1) * (g_E - flat.exp_avg)
+    v_E = beta2 * flat.exp_avg_sq + (1 - beta2) * g_E.square()
     below_E = v_E.sqrt() / correction2.sqrt().to(v_E.dtype) + settings.eps
     p_E = p_E - (rate / correction1).to(p_E.dtype) * m_E / below_E
-    for held_E, new_E in ((flat.factor_E, p_E), (flat.exp_avg_E, m_E), (flat.exp_avg_sq_E, v_E)):
+    for held_E, new_E in ((flat.factors, p_E), (flat.exp_avg, m_E), (flat.exp_avg_sq, v_E)):
         held_E.copy_(torch.where(good == 1, new_E, held_E))
-    if flat.copy_E is not None:
-        flat.copy_E.copy_(flat.factor_E)
+    if flat.copy is not None:
+        flat.copy.copy_(flat.factors)
 
 
 @kernel
@@ -142,18 +142,18 @@ def adamw(
 ) -> None:
     """`adamw_definition` by two launches where kernels run. All but the copy is float32."""
     settings = settings or Settings()
-    if not gate.opens(flat.factor_E):
+    if not gate.opens(flat.factors):
         adamw_definition(flat, gradient_E, rate, divisor, overflow, settings)
         return
-    flats = [flat.factor_E, gradient_E, flat.exp_avg_E, flat.exp_avg_sq_E]
+    flats = [flat.factors, gradient_E, flat.exp_avg, flat.exp_avg_sq]
     assert all(flat_E.is_contiguous() and flat_E.dtype == torch.float32 for flat_E in flats)
-    assert flat.copy_E is None or flat.copy_E.is_contiguous()
+    assert flat.copy is None or flat.copy.is_contiguous()
     corrections = flat.step.new_empty(2)
     logs = [math.log(beta) for beta in settings.betas]
     _count[(1,)](flat.step, overflow, corrections, *logs, num_warps=1)
     _update[(blocks(gradient_E.numel(), BLOCK),)](
         *flats,
-        flat.copy_E,
+        flat.copy,
         corrections,
         rate,
         divisor,

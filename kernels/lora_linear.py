@@ -3,10 +3,10 @@
     y  = x Wᵀ + b + m upᵀ + plus,   m  = s · x downᵀ
     dx = dy W     + dm down + plus, dm = s · dy up,   d_up = dyᵀ m,   d_down = dmᵀ x
 
-Both lines are `a B + m D`, two products with one sum, so one kernel does both: its loop over the inputs goes on over the
-rank, where torch writes the first product and then reads and writes it again to add the second. m and dm are narrow and
-come from a product of their own. Modules with one input stand beside each other (q, k and v in one launch); the rows of
-each network use its factors and the one frozen W. Factors are read as they are held, in float32 or cast.
+Both y and dx are `a B + m D`, two products with one sum, so one kernel does both: its loop over the inputs goes on
+over the rank, where torch writes the first product, and reads and writes it again to add the second. m and dm are
+narrow and come from a product of their own. Modules with one input stand beside each other (q, k and v in one launch);
+the rows of each network use its factors and the one frozen W. Factors are read as they are held, in float32 or cast.
 
 A tile follows from the shape alone: one that is chosen by timing would give other bits on another day.
 
@@ -95,11 +95,11 @@ def _two_products(
     plus_RY: tl.tensor,
     y_RY: tl.tensor,
     times: tl.tensor,
-    L: tl.tensor,
-    I: tl.tensor,
-    K: tl.tensor,
-    O: tl.tensor,
-    Q: tl.tensor,
+    length: tl.tensor,
+    inputs: tl.tensor,
+    modules: tl.tensor,
+    outputs: tl.tensor,
+    rank: tl.tensor,
     a_n: tl.tensor,
     a_l: tl.tensor,
     a_i: tl.tensor,
@@ -119,28 +119,30 @@ def _two_products(
 ) -> None:
     """`times` · (a b + m d + bias) + plus, of one module's columns and one network's rows."""
     n = tl.program_id(2).to(tl.int64)
-    across = tl.cdiv(O, COLUMNS)
+    across = tl.cdiv(outputs, COLUMNS)
     k = tl.program_id(0) // across
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
-    rows, columns = row < L, column < O
+    rows, columns = row < length, column < outputs
     inside = rows[:, None] & columns[None, :]
     row = row.to(tl.int64)
-    y = k * O + column
+    place = n * length + row
+    y = k * outputs + column
     a_L = a_NLI + n * a_n + row * a_l
     b_O = b_IY + y.to(tl.int64) * b_y
-    m_L = m_NLM + ((n * L + row) * K + k) * Q
+    m_L = m_NLM + (place * modules + k) * rank
     d_O = d_NKQO + n * d_n + k * d_k + column * d_o
     sum_LO = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    sum_LO = _add_product(sum_LO, a_L, b_O, a_i, b_i, I, rows, columns, STEP, WIDE)
-    sum_LO = _add_product(sum_LO, m_L, d_O, 1, d_q, Q, rows, columns, STEP_Q, WIDE)
+    sum_LO = _add_product(sum_LO, a_L, b_O, a_i, b_i, inputs, rows, columns, STEP, WIDE)
+    sum_LO = _add_product(sum_LO, m_L, d_O, 1, d_q, rank, rows, columns, STEP_Q, WIDE)
     if bias_Y is not None:
         sum_LO += tl.load(bias_Y + y, mask=columns, other=0.0).to(tl.float32)[None, :]
     sum_LO = sum_LO * times
     if plus_RY is not None:
-        plus = plus_RY + (n * L + row)[:, None] * plus_r + y[None, :] * plus_y
+        plus = plus_RY + place[:, None] * plus_r + y[None, :] * plus_y
         sum_LO += tl.load(plus, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y_RY + (n * L + row)[:, None] * K * O + y[None, :], sum_LO.to(y_RY.dtype.element_ty), mask=inside)
+    into = y_RY + place[:, None] * modules * outputs + y[None, :]
+    tl.store(into, sum_LO.to(y_RY.dtype.element_ty), mask=inside)
 
 
 def lora_linear_forward(

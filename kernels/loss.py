@@ -104,8 +104,8 @@ def _parts(
         error = error * mask
         slope = slope * mask
     if sum_BP is not None:
-        sum = tl.sum(tl.where(inside, error, 0.0), axis=0)
-        tl.store(sum_BP + b * tl.num_programs(1) + tl.program_id(1), sum)
+        whole = tl.sum(tl.where(inside, error, 0.0), axis=0)
+        tl.store(sum_BP + b * tl.num_programs(1) + tl.program_id(1), whole)
     if de_BCHW is not None:
         factor = tl.load(weight_B + b) * tl.load(times_B + b) / size
         tl.store(de_BCHW + place, (slope * factor).to(de_BCHW.dtype.element_ty), mask=inside)

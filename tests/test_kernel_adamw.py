@@ -38,7 +38,7 @@ def scalar(value: float, device: str, dtype: torch.dtype = torch.float32) -> Ten
 def test_kernels_equal_torch_in_float64(kernels: str, size: int, settings: Settings) -> None:
     """And so does the definition. Rates change from step to step, and the third overflows."""
     own, plain = flat(size, kernels, copy=torch.float16), flat(size, "cpu", torch.float64)
-    theirs = nn.Parameter(plain.factor_E.clone())
+    theirs = nn.Parameter(plain.factors.clone())
     torchs = torch.optim.AdamW([theirs], betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay)
     for number, gradient in enumerate(gradients(size, 4)):
         rate, overflow = 1e-2 / (number + 1), float(number == 2)
@@ -54,38 +54,38 @@ def test_kernels_equal_torch_in_float64(kernels: str, size: int, settings: Setti
     state = torchs.state[theirs]
     for found in (own, plain):
         tolerance = 2e-6 if found is own else 1e-12
-        close(found.factor_E, theirs.detach(), tolerance)
-        close(found.exp_avg_E, state["exp_avg"], tolerance)
-        close(found.exp_avg_sq_E, state["exp_avg_sq"], tolerance)
+        close(found.factors, theirs.detach(), tolerance)
+        close(found.exp_avg, state["exp_avg"], tolerance)
+        close(found.exp_avg_sq, state["exp_avg_sq"], tolerance)
         assert found.step == state["step"] == 3
-    assert own.copy_E is not None
-    assert torch.equal(own.copy_E, own.factor_E.half())
+    assert own.copy is not None
+    assert torch.equal(own.copy, own.factors.half())
 
 
 def test_a_step_is_the_one_that_training_does(kernels: str) -> None:
     """In float32, but for the order in which a compiler multiplies and adds; without a divisor and an overflow."""
     own = flat(2 * 1280, kernels)
-    theirs = nn.Parameter(own.factor_E.clone())
+    theirs = nn.Parameter(own.factors.clone())
     fused = FusedAdamW([{"params": [theirs], "lr": 1e-2}])
     for gradient in gradients(2 * 1280, 3):
         theirs.grad = gradient.to(kernels)
         adamw(own, gradient.to(kernels), scalar(1e-2, kernels))
         fused.step()
     state = fused.state[theirs]
-    close(own.factor_E, theirs.detach().cpu().double(), 5e-7)
-    close(own.exp_avg_E, state["exp_avg"].cpu().double(), 5e-7)
-    close(own.exp_avg_sq_E, state["exp_avg_sq"].cpu().double(), 5e-7)
+    close(own.factors, theirs.detach().cpu().double(), 5e-7)
+    close(own.exp_avg, state["exp_avg"].cpu().double(), 5e-7)
+    close(own.exp_avg_sq, state["exp_avg_sq"].cpu().double(), 5e-7)
     assert own.step == state["step"]
 
 
 def test_the_first_step_may_overflow(kernels: str) -> None:
     """Then no step is counted, and both corrections would be 0."""
     own = flat(100, kernels, copy=torch.bfloat16)
-    before = own.factor_E.clone()
+    before = own.factors.clone()
     adamw(own, torch.full((100,), torch.nan, device=kernels), *(scalar(value, kernels) for value in (1e-2, 1.0, 1.0)))
-    assert torch.equal(own.factor_E, before)
-    assert not own.exp_avg_E.any()
-    assert not own.exp_avg_sq_E.any()
+    assert torch.equal(own.factors, before)
+    assert not own.exp_avg.any()
+    assert not own.exp_avg_sq.any()
     assert own.step == 0
-    assert own.copy_E is not None
-    assert (own.copy_E == 7.0).all()
+    assert own.copy is not None
+    assert (own.copy == 7.0).all()

@@ -39,7 +39,7 @@ def test_kernels_equal_the_definition(
         pytest.skip("as it is at 512 px in float16 alone")
     masked = shape[0] != 2
     estimate, constants, times = case(shape, dtype, masked)
-    wanted = loss_definition(estimate.requires_grad_(), *constants, measure)  # type: ignore[arg-type]
+    wanted = loss_definition(estimate.requires_grad_(), *constants, measure)
     (gradient,) = torch.autograd.grad(wanted, estimate, times)
     order = torch.channels_last if masked else torch.contiguous_format
     own = estimate.detach().to(kernels, dtype).contiguous(memory_format=order)
@@ -76,7 +76,7 @@ def test_training_has_the_same_loss_by_kernels(
     kernels: str, settings: Loss, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     estimate, (target, weight, mask, _), _ = case((3, 4, 8, 6), torch.float16, masked)
-    t_B, own = torch.tensor([3, 500, 999]), [tensor for tensor in on(kernels, [target, weight, mask])]
+    t_B, own = torch.tensor([3, 500, 999]), on(kernels, [target, weight, mask])
     found, gradients = [], []
     for opens in (True, False):
         monkeypatch.setattr("lorac.kernels.gate.opens", lambda x, opens=opens: opens)

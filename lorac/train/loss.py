@@ -12,10 +12,10 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from lorac.kernels import gate
-from lorac.kernels import loss as kernels
 from torch import Tensor
 
+from lorac.kernels import gate
+from lorac.kernels import loss as kernels
 from lorac.sd.noise import STEPS, alphas_cumprod, snr
 
 MOST_SNR = 1000.0
@@ -45,16 +45,22 @@ class Loss:
         The mask multiplies the error, and the mean is over all of it: what is masked counts as without error.
         """
         if gate.opens(estimate_BCHW):
-            for factor_T in _factors(self, t_B.device):
-                weight_B = weight_B * factor_T[t_B]
-            threshold_B = None if self.loss_type in ("l2", "l1") else self.threshold(t_B)
-            return kernels.loss(estimate_BCHW, target_BCHW, weight_B, mask_B1HW, threshold_B, self.loss_type)
+            return self._by_kernels(estimate_BCHW, target_BCHW, t_B, weight_B, mask_B1HW)
         error_BCHW = self._error(estimate_BCHW.float(), target_BCHW, t_B)
         if mask_B1HW is not None:
             error_BCHW = error_BCHW * mask_B1HW
         loss_B = error_BCHW.mean((1, 2, 3)) * weight_B
         for factor_T in _factors(self, t_B.device):
             loss_B = loss_B * factor_T[t_B]
+        return loss_B
+
+    def _by_kernels(
+        self, estimate_BCHW: Tensor, target_BCHW: Tensor, t_B: Tensor, weight_B: Tensor, mask_B1HW: Tensor | None
+    ) -> Tensor:
+        for factor_T in _factors(self, t_B.device):
+            weight_B = weight_B * factor_T[t_B]
+        threshold_B = None if self.loss_type in ("l2", "l1") else self.threshold(t_B)
+        loss_B: Tensor = kernels.loss(estimate_BCHW, target_BCHW, weight_B, mask_B1HW, threshold_B, self.loss_type)
         return loss_B
 
     def _error(self, estimate_BCHW: Tensor, target_BCHW: Tensor, t_B: Tensor) -> Tensor:
