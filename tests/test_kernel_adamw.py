@@ -78,6 +78,14 @@ def test_a_step_is_the_one_that_training_does(kernels: str) -> None:
     assert own.step == state["step"]
 
 
+def test_corrections_keep_their_digits(kernels: str) -> None:
+    """Up factors begin at 0, so that a first step is all that there is: the rate, against the gradient."""
+    own = flat(5, kernels)
+    own.factors.zero_()
+    adamw(own, torch.tensor([1.0, -2.0, 3.0, -4.0, 5.0], device=kernels), scalar(1e-2, kernels))
+    close(own.factors, -1e-2 * torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64), 5e-7)
+
+
 def test_the_first_step_may_overflow(kernels: str) -> None:
     """Then no step is counted, and both corrections would be 0."""
     own = flat(100, kernels, copy=torch.bfloat16)
