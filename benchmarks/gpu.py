@@ -37,6 +37,7 @@ def _bench(name: str, module: str, arguments: str, seconds: int, peer: bool = Fa
 PARTS = (
     Part("tests", ("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"), 150),
     Part("memory", ("-m", "benchmarks.memory", "--quick"), 60),
+    _bench("kernels", "kernels", "--rounds 5", 90),
     _bench("step 512", "step", "--size full --px 512 --rounds 8", 100, peer=True),
     _bench("step 512, batch 4", "step", "--size full --px 512 --batch 4 --rounds 5", 100, peer=True),
     _bench("gang 256", "gang", "--size full --px 256 --count 5 --rounds 5", 80),

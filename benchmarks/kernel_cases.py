@@ -59,10 +59,12 @@ def _group_norm() -> list[Case]:
 
 def _group_norm_case(channels: int, side: int) -> Case:
     def own(x: Tensor) -> Tensor:
-        return group_norm.group_norm(x, *_weights(x, channels), 32, 1e-5, True)
+        y: Tensor = group_norm.group_norm(x, *_weights(x, channels), 32, 1e-5, True)
+        return y
 
     def definition(x: Tensor) -> Tensor:
-        return group_norm.group_norm_definition(x, *_weights(x, channels), 32, 1e-5, True)
+        y: Tensor = group_norm.group_norm_definition(x, *_weights(x, channels), 32, 1e-5, True)
+        return y
 
     return Case("group_norm", (1, channels, side, side), own, definition, 2, 3)
 
@@ -73,10 +75,12 @@ def _layer_norm() -> list[Case]:
 
 def _layer_norm_case(rows: int, channels: int) -> Case:
     def own(x: Tensor) -> Tensor:
-        return layer_norm.layer_norm(x, *_weights(x, channels), 1e-5)
+        y: Tensor = layer_norm.layer_norm(x, *_weights(x, channels), 1e-5)
+        return y
 
     def definition(x: Tensor) -> Tensor:
-        return layer_norm.layer_norm_definition(x, *_weights(x, channels), 1e-5)
+        y: Tensor = layer_norm.layer_norm_definition(x, *_weights(x, channels), 1e-5)
+        return y
 
     return Case("layer_norm", (rows, channels), own, definition, 2, 3)
 

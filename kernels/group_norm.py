@@ -333,7 +333,7 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dy_BCHW = grads[0].contiguous(memory_format=torch.channels_last)
-        return group_norm_backward(dy_BCHW, *ctx.saved_tensors, ctx.silu), None, None, None, None, None
+        return group_norm_backward(dy_BCHW, *ctx.saved_tensors, silu=ctx.silu), None, None, None, None, None
 
 
 def group_norm(x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, groups: int, eps: float, silu: bool) -> Tensor:

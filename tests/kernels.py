@@ -1,4 +1,4 @@
-"""What the tests of `kernels` share: how close a kernel comes to its definition in float64, and a faster interpreter."""
+"""What tests of `kernels` share: how close a kernel comes to its definition in float64, and a faster interpreter."""
 
 from __future__ import annotations
 

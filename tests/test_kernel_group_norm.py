@@ -12,24 +12,20 @@ from tests.kernels import TOLERANCES, close
 # Channel counts of SD1.x with few pixels, odd sizes, more than one chunk, a small base, and the lowest level at 512 px.
 # The interpreter takes 20 ms for a program, of which 64² pixels would have 500 four times.
 SHAPES = [
-    (2, 320, 3, 5),
+    (1, 320, 3, 5),
     (1, 640, 4, 4),
     (1, 960, 3, 5),
     (1, 1280, 1, 1),
     (1, 1920, 2, 3),
     (1, 2560, 3, 3),
     (1, 320, 13, 7),
-    (3, 32, 9, 31),
+    (2, 32, 9, 31),
     (1, 1280, 8, 8),
 ]
 CASES = [
     *((shape, torch.float32, True) for shape in SHAPES),
-    *(
-        (SHAPES[0], dtype, silu)
-        for dtype, _ in TOLERANCES
-        for silu in (True, False)
-        if (dtype, silu) != (torch.float32, True)
-    ),
+    (SHAPES[0], torch.float32, False),
+    *((SHAPES[0], dtype, True) for dtype in (torch.float16, torch.bfloat16)),
 ]
 
 

@@ -35,7 +35,7 @@ def test_a_kernel_compiles_for_every_card(operation: str) -> None:
     for facts in found:
         assert facts["target"].rstrip("a") == f"sm_{facts['card']}"
         assert facts["atomics"] == 0, "no sum depends on an order that may change"
-        assert facts["tensor_cores"] == 0 or facts["card"] >= 80, "Triton has none before Ampere"
+        assert facts["dots"] == 0 or facts["card"] >= 80, "Triton has no tensor cores before Ampere"
         assert facts["spilled"] == 0
 
 

@@ -52,7 +52,7 @@ class FusedFeedForward:
         _backward_through_gate(u_RO, df_RF, gelu_RF)
         del df_RF, gelu_RF
         dn_RC = self.geglu.backward(h_RC if n_RC is None else n_RC, u_RO)
-        return layer_norm_backward(self.norm, dn_RC, h_RC, stats_RC).add_(dy_RC)
+        return layer_norm_backward(self.norm, dn_RC, h_RC, stats_RC, dy_RC)
 
 
 def _gated(u_RO: Tensor) -> tuple[Tensor | None, Tensor]:

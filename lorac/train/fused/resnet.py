@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorac.sd.blocks import Resnet
 from lorac.train.fused.convolution import Kernel, from_rows, to_rows
-from lorac.train.fused.norms import Stats, group_norm, group_norm_backward
+from lorac.train.fused.norms import group_norm_silu, group_norm_silu_backward
 from lorac.train.fused.scratch import Scratch
 from lorac.train.switches import Recompute, Switches
 
@@ -42,19 +42,21 @@ class FusedResnet:
     def forward(self, x_BCHW: Tensor, t_BO11: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """(output with channels last, what backward needs)."""
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-        n1_BCHW, stats1 = group_norm(self.norm1, x_BCHW)
-        h_BOHW = self.conv1.forward(n1_BCHW, t_BO11, silu=True)
+        n1_BCHW, stats1, silu = group_norm_silu(self.norm1, x_BCHW)
+        h_BOHW = self.conv1.forward(n1_BCHW, t_BO11, silu=silu)
         if self.recompute:
             del n1_BCHW
-        n2_BOHW, stats2 = group_norm(self.norm2, h_BOHW)
+        n2_BOHW, stats2, silu = group_norm_silu(self.norm2, h_BOHW)
         straight_BOHW = x_BCHW
         if self.shortcut_OC is not None:
             straight_BOHW = from_rows(torch.mm(to_rows(x_BCHW), self.shortcut_OC.t()), x_BCHW)
-        y_BOHW = self.conv2.forward(n2_BOHW, straight_BOHW, silu=True)
+        y_BOHW = self.conv2.forward(n2_BOHW, straight_BOHW, silu=silu)
         if self.recompute >= Recompute.BLOCK:
             return y_BOHW, (x_BCHW, t_BO11)
         if self.recompute >= Recompute.ELEMENTWISE:
             return y_BOHW, (x_BCHW, stats1, h_BOHW, stats2)
+        if not silu:  # a kernel's backward reads the norms' inputs alone
+            return y_BOHW, (x_BCHW, stats1, h_BOHW, stats2, None, None)
         return y_BOHW, (x_BCHW, stats1, h_BOHW, stats2, n1_BCHW, n2_BOHW)
 
     def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None, None]:
@@ -63,34 +65,23 @@ class FusedResnet:
             return None, None
         x_BCHW, stats1, h_BOHW, stats2, n1_BCHW, n2_BOHW = self._complete(saved)
         d_BOHW = self.conv2.backward(dy_BOHW, h_BOHW.shape)
-        d_BOHW = _backward_through_norm(self.norm2, d_BOHW, n2_BOHW, h_BOHW, stats2)
+        d_BOHW = group_norm_silu_backward(self.norm2, d_BOHW, n2_BOHW, h_BOHW, stats2)
         del h_BOHW, n2_BOHW
         d_BCHW = self.conv1.backward(d_BOHW, x_BCHW.shape)
         del d_BOHW
-        dx_BCHW = _backward_through_norm(self.norm1, d_BCHW, n1_BCHW, x_BCHW, stats1)
+        straight_BCHW = dy_BOHW if self.shortcut_OC is None else None
+        dx_BCHW = group_norm_silu_backward(self.norm1, d_BCHW, n1_BCHW, x_BCHW, stats1, straight_BCHW)
         if self.shortcut_OC is None:
-            return dx_BCHW.add_(dy_BOHW), None
+            return dx_BCHW, None
         return from_rows(to_rows(dx_BCHW).addmm_(to_rows(dy_BOHW), self.shortcut_OC), x_BCHW), None
 
     def _complete(self, saved: tuple[Any, ...]) -> tuple[Any, ...]:
-        """`saved` as `Recompute.NOTHING` has it, but for what `_backward_through_norm` makes for itself."""
+        """`saved` as `Recompute.NOTHING` has it, but for what `group_norm_silu_backward` makes for itself."""
         if self.recompute >= Recompute.BLOCK:
             x_BCHW, t_BO11 = saved
-            n1_BCHW, stats1 = group_norm(self.norm1, x_BCHW)
-            h_BOHW = self.conv1.forward(n1_BCHW, t_BO11, silu=True)
+            n1_BCHW, stats1, silu = group_norm_silu(self.norm1, x_BCHW)
+            h_BOHW = self.conv1.forward(n1_BCHW, t_BO11, silu=silu)
             del n1_BCHW
-            n2_BOHW, stats2 = group_norm(self.norm2, h_BOHW)
+            n2_BOHW, stats2, _ = group_norm_silu(self.norm2, h_BOHW)
             return x_BCHW, stats1, h_BOHW, stats2, None, n2_BOHW
         return saved if self.recompute == Recompute.NOTHING else (*saved, None, None)
-
-
-def _backward_through_norm(
-    norm: nn.GroupNorm, d_BCHW: Tensor, normed_BCHW: Tensor | None, x_BCHW: Tensor, stats: Stats
-) -> Tensor:
-    """The gradient of `x_BCHW` from that of `silu(norm(x_BCHW))`, which is overwritten; `normed_BCHW` is
-    computed where it was not kept."""
-    if normed_BCHW is None:
-        normed_BCHW, _ = group_norm(norm, x_BCHW)
-    torch.ops.aten.silu_backward.grad_input(d_BCHW, normed_BCHW, grad_input=d_BCHW)
-    del normed_BCHW
-    return group_norm_backward(norm, d_BCHW, x_BCHW, stats)

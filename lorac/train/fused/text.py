@@ -74,7 +74,7 @@ class FusedTextLayer:
         df_RF = self.fc2.backward(_activation(u_RF) if f_RF is None else f_RF, dh_RC)
         du_RF: Tensor = torch.ops.aten.silu_backward(df_RF, u_RF)
         n2_RC = layer_norm(self.norms[1], h2_RC)[0] if n2_RC is None else n2_RC
-        dh_RC = layer_norm_backward(self.norms[1], self.fc1.backward(n2_RC, du_RF), h2_RC, stats2).add_(dh_RC)
+        dh_RC = layer_norm_backward(self.norms[1], self.fc1.backward(n2_RC, du_RF), h2_RC, stats2, dh_RC)
 
         (do_MDL,) = split_heads(self.out.backward_columns(a_RC, dh_RC), 1, self.heads, batch)
         dkvq_KMDL = q.new_empty(3, *q.shape)
@@ -84,7 +84,7 @@ class FusedTextLayer:
         if not needs[0]:
             self.kvq.record(n1_RC, dkvq_RO)
             return (None,)
-        dx_RC = layer_norm_backward(self.norms[0], self.kvq.backward(n1_RC, dkvq_RO), h1_RC, stats1).add_(dh_RC)
+        dx_RC = layer_norm_backward(self.norms[0], self.kvq.backward(n1_RC, dkvq_RO), h1_RC, stats1, dh_RC)
         return (dx_RC.view(dy_BLC.shape),)
 
 

@@ -54,7 +54,7 @@ class OwnAttention:
         del do, heads, a_RC, kept
         if n_RC is None:
             n_RC = layer_norm(self.norm, h_RC)[0] if self.qkv.records else h_RC
-        return layer_norm_backward(self.norm, self.qkv.backward(n_RC, dqkv_RO), h_RC, stats).add_(dy_RC)
+        return layer_norm_backward(self.norm, self.qkv.backward(n_RC, dqkv_RO), h_RC, stats, dy_RC)
 
 
 class CaptionAttention:
@@ -88,7 +88,7 @@ class CaptionAttention:
             return dy_RC, dkv_OR
         if n_RC is None:
             n_RC = layer_norm(self.norm, h_RC)[0] if self.query.records else h_RC
-        return layer_norm_backward(self.norm, self.query.backward(n_RC, dq_RC), h_RC, stats).add_(dy_RC), dkv_OR
+        return layer_norm_backward(self.norm, self.query.backward(n_RC, dq_RC), h_RC, stats, dy_RC), dkv_OR
 
 
 class FusedTransformer:
@@ -154,7 +154,7 @@ class FusedTransformer:
             self.proj_in.record(in_RC, dh_RC)
             return None, dkv_OR
         dnormed_BCHW = from_rows(self.proj_in.backward(dh_RC if in_RC is None else in_RC, dh_RC), x_BCHW)
-        return group_norm_backward(self.norm, dnormed_BCHW, x_BCHW, stats).add_(dy_BCHW), dkv_OR
+        return group_norm_backward(self.norm, dnormed_BCHW, x_BCHW, stats, dy_BCHW), dkv_OR
 
 
 class CaptionKeysValues:
