@@ -102,22 +102,26 @@ def _lora_linear() -> list[Case]:
 
 def _lora_linear_case(networks: int, rows: int, channels: int) -> Case:
     def own(x: Tensor) -> Tensor:
-        y: Tensor = lora_linear.lora_linear(x, *_layer(networks, channels, x.device))
+        y: Tensor = lora_linear.lora_linear(x, *_layer(networks, channels, x.device, x.dtype))
         return y
 
     def definition(x: Tensor) -> Tensor:
-        y: Tensor = lora_linear.lora_linear_definition(x, *_layer(networks, channels, x.device))
+        y: Tensor = lora_linear.lora_linear_definition(x, *_layer(networks, channels, x.device, x.dtype))
         return y
 
     return Case("lora_linear", (networks, rows, channels), own, definition, 4, 4)
 
 
 @cache
-def _layer(networks: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weight, factors of rank 128 as they are held for a layer, scales."""
+def _layer(networks: int, channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Weight, factors of rank 128 as they are held for a layer, scales: the same numbers in every dtype."""
     sizes = [(3 * channels, channels), (networks, 3 * 128, channels), (3, networks, channels, 128)]
-    weight, down, up = (torch.full(size, 0.02, device=device, dtype=torch.float16) for size in sizes)
-    return weight, down, up, torch.ones(networks, device=device)
+    drawn = (_drawn(size) * size[-1] ** -0.5 for size in sizes)
+    return *(x.to(torch.bfloat16).to(device, dtype) for x in drawn), torch.ones(networks, device=device)
+
+
+def _drawn(size: tuple[int, ...]) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(2))
 
 
 def _loss() -> list[Case]:
@@ -137,31 +141,32 @@ def _plain_loss(x: Tensor) -> Tensor:
 
 @cache
 def _target(shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.zeros(shape, device=device), torch.ones(shape[:1], device=device)
+    """The target, and weights as large as a loss scale."""
+    return _drawn(shape).to(device), torch.full(shape[:1], 4096.0, device=device)
 
 
 def _adamw() -> list[Case]:
     """The down factors of 16 modules of rank 128. The input is the copy that layers read; seven times a tensor of twice
     its size is read or written besides."""
     sizes = [16 * 128 * channels for channels in (320, 640, 1280)]
-    return [Case("adamw", (size,), _adamw_of(adamw.adamw), _adamw_of(adamw.adamw_definition), 15, 0) for size in sizes]
+    return [Case("adamw", (size,), _step(adamw.adamw), _step(adamw.adamw_definition), 15, 0) for size in sizes]
 
 
-def _adamw_of(update: Callable[..., None]) -> Callable[[Tensor], Tensor]:
+def _step(update: Callable[..., None]) -> Callable[[Tensor], Tensor]:
+    @cache
+    def held(size: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+        """(factors, moments, number of steps), and (gradient, rate, divisor, overflow)."""
+        drawn = [_drawn((size,)).to(device) for _ in range(2)]
+        zeros = [torch.zeros(size, device=device) for _ in range(2)]
+        numbers = [torch.full((), value, device=device) for value in (0.0, 1e-2, 65536.0, 0.0)]
+        return [drawn[0], *zeros, numbers[0]], [drawn[1], *numbers[1:]]
+
     def step(copy_E: Tensor) -> Tensor:
-        flat, numbers = _optimised(len(copy_E), copy_E.device)
-        update(adamw.Flat(*flat, copy_E.detach()), *numbers)
+        flat, others = held(len(copy_E), copy_E.device)
+        update(adamw.Flat(*flat, copy_E.detach()), *others)
         return copy_E
 
     return step
-
-
-@cache
-def _optimised(size: int, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """(factors, moments, step), and (gradient, rate, divisor, overflow)."""
-    factors, mean, square, gradient = (torch.full((size,), 0.01, device=device) for _ in range(4))
-    step, rate, divisor, overflow = (torch.full((), value, device=device) for value in (0.0, 1e-4, 65536.0, 0.0))
-    return (factors, mean, square, step), (gradient, rate, divisor, overflow)
 
 
 CASES = {
