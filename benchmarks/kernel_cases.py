@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from lorac.kernels import geglu, group_norm, layer_norm
+from lorac.kernels import adamw, geglu, group_norm, layer_norm, lora_linear, loss
 from torch import Tensor
 
 LEVELS = ((320, 64), (640, 32), (1280, 16), (1280, 8))
@@ -20,7 +20,7 @@ LEVELS = ((320, 64), (640, 32), (1280, 16), (1280, 8))
 @dataclass(frozen=True)
 class Case:
     """An operation on one input. `moved` and `moved_back`: how often forward and backward read or write a tensor of the
-    input's size, at least."""
+    input's size, at least; the latter is 0 where nothing goes back."""
 
     operation: str
     shape: tuple[int, ...]
@@ -95,4 +95,87 @@ def _weights(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     return _held(channels, x.device, x.dtype)
 
 
-CASES = {"geglu": _geglu, "group_norm": _group_norm, "layer_norm": _layer_norm}
+def _lora_linear() -> list[Case]:
+    """q, k and v of one network and of five."""
+    return [_lora_linear_case(networks, side * side, channels) for networks in (1, 5) for channels, side in LEVELS]
+
+
+def _lora_linear_case(networks: int, rows: int, channels: int) -> Case:
+    def own(x: Tensor) -> Tensor:
+        y: Tensor = lora_linear.lora_linear(x, *_layer(networks, channels, x.device, x.dtype))
+        return y
+
+    def definition(x: Tensor) -> Tensor:
+        y: Tensor = lora_linear.lora_linear_definition(x, *_layer(networks, channels, x.device, x.dtype))
+        return y
+
+    return Case("lora_linear", (networks, rows, channels), own, definition, 4, 4)
+
+
+@cache
+def _layer(networks: int, channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Weight, factors of rank 128 as they are held for a layer, scales: the same numbers in every dtype."""
+    sizes = [(3 * channels, channels), (networks, 3 * 128, channels), (3, networks, channels, 128)]
+    drawn = (_drawn(size) * size[-1] ** -0.5 for size in sizes)
+    return *(x.to(torch.bfloat16).to(device, dtype) for x in drawn), torch.ones(networks, device=device)
+
+
+def _drawn(size: tuple[int, ...]) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(2))
+
+
+def _loss() -> list[Case]:
+    """Of one network's sample, and of five. The target is as large as two estimates."""
+    return [Case("loss", (batch, 4, 64, 64), _loss_of, _plain_loss, 3, 4) for batch in (1, 5)]
+
+
+def _loss_of(x: Tensor) -> Tensor:
+    loss_B: Tensor = loss.loss(x, *_target(x.shape, x.device))
+    return loss_B
+
+
+def _plain_loss(x: Tensor) -> Tensor:
+    loss_B: Tensor = loss.loss_definition(x, *_target(x.shape, x.device))
+    return loss_B
+
+
+@cache
+def _target(shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The target, and weights as large as a loss scale."""
+    return _drawn(shape).to(device), torch.full(shape[:1], 4096.0, device=device)
+
+
+def _adamw() -> list[Case]:
+    """The down factors of 16 modules of rank 128. The input is the copy that layers read; seven times a tensor of twice
+    its size is read or written besides."""
+    sizes = [16 * 128 * channels for channels in (320, 640, 1280)]
+    return [Case("adamw", (size,), _step(adamw.adamw), _step(adamw.adamw_definition), 15, 0) for size in sizes]
+
+
+def _step(update: Callable[..., None]) -> Callable[[Tensor], Tensor]:
+    @cache
+    def held(size: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+        """(factors, moments, number of steps), and (gradient, rate, divisor, overflow)."""
+        drawn = [_drawn((size,)).to(device) for _ in range(2)]
+        zeros = [torch.zeros(size, device=device) for _ in range(2)]
+        numbers = [torch.full((), value, device=device) for value in (0.0, 1e-2, 65536.0, 0.0)]
+        return [drawn[0], *zeros, numbers[0]], [drawn[1], *numbers[1:]]
+
+    def step(copy_E: Tensor) -> Tensor:
+        flat, others = held(len(copy_E), copy_E.device)
+        update(adamw.Flat(*flat, copy_E.detach()), *others)
+        return copy_E
+
+    return step
+
+
+CASES = {
+    "geglu": _geglu,
+    "group_norm": _group_norm,
+    "layer_norm": _layer_norm,
+    "lora_linear": _lora_linear,
+    "loss": _loss,
+    "adamw": _adamw,
+}
+OLDEST = {"lora_linear": 80}
+"""The first card that an operation has kernels for, where that is not Turing: `tl.dot` wants tensor cores."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lorac.kernels import gate
 
-from benchmarks.kernel_cases import CASES
+from benchmarks.kernel_cases import CASES, OLDEST
 from benchmarks.lowering import CARDS
 
 FILES = Path(__file__).parent.parent / "kernels"
@@ -31,7 +31,7 @@ def python(*arguments: str) -> str:
 def test_a_kernel_compiles_for_every_card(operation: str) -> None:
     pytest.importorskip("triton")
     found: list[dict[str, Any]] = json.loads(python("-m", "benchmarks.lowering", operation, "--quick", "--json"))
-    assert {facts["card"] for facts in found} == set(CARDS)
+    assert {facts["card"] for facts in found} == {card for card in CARDS if card >= OLDEST.get(operation, 75)}
     for facts in found:
         assert facts["target"].rstrip("a") == f"sm_{facts['card']}"
         assert facts["atomics"] == 0, "no sum depends on an order that may change"

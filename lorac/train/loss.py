@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lorac.kernels import gate
+from lorac.kernels import loss as kernels
 from lorac.sd.noise import STEPS, alphas_cumprod, snr
 
 MOST_SNR = 1000.0
@@ -38,16 +40,27 @@ class Loss:
     def of_samples(
         self, estimate_BCHW: Tensor, target_BCHW: Tensor, t_B: Tensor, weight_B: Tensor, mask_B1HW: Tensor | None = None
     ) -> Tensor:
-        """The loss of each sample, (B,). All are on one device, and float32 but for `t_B`.
+        """The loss of each sample, (B,). All are on one device, and float32 but for `t_B` and the estimate.
 
         The mask multiplies the error, and the mean is over all of it: what is masked counts as without error.
         """
-        error_BCHW = self._error(estimate_BCHW, target_BCHW, t_B)
+        if gate.opens(estimate_BCHW):
+            return self._by_kernels(estimate_BCHW, target_BCHW, t_B, weight_B, mask_B1HW)
+        error_BCHW = self._error(estimate_BCHW.float(), target_BCHW, t_B)
         if mask_B1HW is not None:
             error_BCHW = error_BCHW * mask_B1HW
         loss_B = error_BCHW.mean((1, 2, 3)) * weight_B
         for factor_T in _factors(self, t_B.device):
             loss_B = loss_B * factor_T[t_B]
+        return loss_B
+
+    def _by_kernels(
+        self, estimate_BCHW: Tensor, target_BCHW: Tensor, t_B: Tensor, weight_B: Tensor, mask_B1HW: Tensor | None
+    ) -> Tensor:
+        for factor_T in _factors(self, t_B.device):
+            weight_B = weight_B * factor_T[t_B]
+        threshold_B = None if self.loss_type in ("l2", "l1") else self.threshold(t_B)
+        loss_B: Tensor = kernels.loss(estimate_BCHW, target_BCHW, weight_B, mask_B1HW, threshold_B, self.loss_type)
         return loss_B
 
     def _error(self, estimate_BCHW: Tensor, target_BCHW: Tensor, t_B: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Objective:
         device = estimate_BCHW.device
         mask_B1HW = None if batch.mask is None else batch.mask.to(device)
         target_BCHW, t_B, weight_B = batch.target.to(device), batch.timestep.to(device), batch.weight.to(device)
-        return self.loss.of_samples(estimate_BCHW.float(), target_BCHW, t_B, weight_B, mask_B1HW)
+        return self.loss.of_samples(estimate_BCHW, target_BCHW, t_B, weight_B, mask_B1HW)
 
 
 def packed(batches: Sequence[Batch]) -> list[Tensor | None]:

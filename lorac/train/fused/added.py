@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lorac.kernels import lora_linear
 from lorac.sd.layers import Layer
 from lorac.train.fused.gradients import StackGradients
 from lorac.train.fused.products import apart, batches, beside, of_rows
@@ -44,6 +45,8 @@ class AddedForm:
         return self._read_up_KNOR.to(self._weight_YI.dtype)
 
     def rows(self, x_NLI: Tensor, plus_RY: Tensor | None, times: float) -> Tensor:
+        if lora_linear.opens(x_NLI):
+            return self._rows_by_kernel(x_NLI, plus_RY, times)
         x_RI, weight_IY = x_NLI.reshape(-1, x_NLI.shape[2]), self._weight_YI.t()
         if plus_RY is None:
             y_RY = of_rows(x_RI, weight_IY, self._bias_Y, times, beta=times)
@@ -66,6 +69,8 @@ class AddedForm:
 
     def backward(self, x_NLI: Tensor, dy_KNLO: Tensor, plus_RI: Tensor | None) -> Tensor:
         dy_RY = beside(dy_KNLO).flatten(0, 1)
+        if lora_linear.opens(x_NLI):
+            return self._backward_by_kernel(dy_RY, self.record(x_NLI, dy_KNLO), plus_RI)
         dx_RI = of_rows(dy_RY, self._weight_YI, plus_RI)
         dmiddle_NLM = self.record(x_NLI, dy_KNLO)
         dx_RI.view(x_NLI.shape).baddbmm_(dmiddle_NLM, self._down)
@@ -92,6 +97,19 @@ class AddedForm:
         self._gradients.record(self._first, x_NLI, dy_KNLO, (middle_KNLR, dmiddle_KNLR))
         self._kept = None
         return dmiddle_NLM
+
+    def _rows_by_kernel(self, x_NLI: Tensor, plus_RY: Tensor | None, times: float) -> Tensor:
+        middle_NLM, up_KNOR = self._middle(x_NLI), self._read_up_KNOR
+        y_RY: Tensor = lora_linear.lora_linear_forward(
+            x_NLI, self._weight_YI, middle_NLM, up_KNOR, self._bias_Y, plus_RY, times
+        )
+        return y_RY
+
+    def _backward_by_kernel(self, dy_RY: Tensor, dmiddle_NLM: Tensor, plus_RI: Tensor | None) -> Tensor:
+        dx_RI: Tensor = lora_linear.lora_linear_backward(
+            dy_RY, self._weight_YI, dmiddle_NLM, self._read_down_NMI, plus_RI
+        )
+        return dx_RI
 
     def _middle(self, x_NLI: Tensor) -> Tensor:
         """s · x downᵀ (N, L, M)."""
