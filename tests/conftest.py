@@ -34,10 +34,11 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "cpu":
         from lorac.kernels import gate
 
-        from tests.kernels import hasten_interpreter
+        from tests.kernels import hasten_interpreter, watch_bounds
 
         monkeypatch.setattr(gate, "opens", lambda x: x.dtype in gate.DTYPES)
         hasten_interpreter(monkeypatch)
+        watch_bounds(monkeypatch)
     return str(request.param)
 
 
