@@ -52,7 +52,8 @@ def main() -> None:
         step = LoracStep(draw(size), options.px, 1, switches=switched(options.child))
         print(json.dumps(alone(step, APART_STEPS[options.size])))
         return
-    pin(options.threads)
+    if options.device == "cpu":
+        pin(options.threads)
     models = draw(size, options.device)
     things = THINGS[options.size] if options.device == "cpu" else ON_CARD
     for name in things if options.only is None else (options.only,):

@@ -1,24 +1,23 @@
 """Compares ratios with the committed floors, or sets the floors from what was measured.
 
 python -m benchmarks.floors          # exit code 1 names each figure that is worse than its floor
-python -m benchmarks.floors --set    # writes floors.toml from benchmarks/results: 15 % below what they say
+python -m benchmarks.floors --set    # writes floors.toml from benchmarks/results: 20 % below what they say
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import tomli
 
 from benchmarks.common import RESULTS
 from benchmarks.figures import FIGURES, Figure
 
 FLOORS = Path(__file__).parent / "floors.toml"
-MARGIN = 0.15
-"""What noise takes: machines that are shared drift, and floors are to catch changes of lorac alone."""
+MARGIN = 0.2
+"""What noise takes: on a shared machine, ratios of runs of the same code were up to 21 % apart."""
 HEAD = """\
 # What `make bench` must not fall below (`floor`) or exceed (`ceiling`): ratios, so that they hold on other machines.
 # `python -m benchmarks.floors --set` writes this file from benchmarks/results; benchmarks/figures.py says what each is.
@@ -27,7 +26,7 @@ HEAD = """\
 
 def load(path: Path = FLOORS) -> dict[str, float]:
     """Limits by figure."""
-    tables = tomli.loads(path.read_text("utf-8"))
+    tables = tomllib.loads(path.read_text("utf-8"))
     return {**tables.get("floor", {}), **tables.get("ceiling", {})}
 
 

@@ -41,7 +41,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON and write no file")
     parser.add_argument("--child", choices=[GANG, ALONE], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    pin(options.threads)
+    if options.device == "cpu":
+        pin(options.threads)
     torch.set_num_threads(options.threads)
     size, count = SIZES[options.size], options.count
     share: dict[str, float] = {}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -38,8 +41,14 @@ def _bench(name: str, module: str, arguments: str, seconds: int, peer: bool = Fa
     return Part(name, ("-m", f"benchmarks.{module}", *arguments.split(), "--device", "cuda"), seconds, peer)
 
 
+GPU_TESTS = tuple(
+    str(path.relative_to(ROOT))
+    for path in sorted((ROOT / "tests").glob("test_*.py"))
+    if re.search(r"mark\.gpu\b|\bkernels: str\b", path.read_text("utf-8"))
+)
+"""The others need packages that may not be there."""
 PARTS = (
-    Part("tests", ("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"), 120),
+    Part("tests", ("-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", *GPU_TESTS), 150),
     _bench("step 512", "step", "--size full --px 512 --rounds 6", 60, peer=True),
     _bench("gang 512", "gang", "--size full --px 512 --count 5 --rounds 6", 60),
     _bench("tiers", "tiers", "", 100),
@@ -108,13 +117,15 @@ def run(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
 def _run(part: Part, limit: float) -> dict[str, Any]:
     begun = time.monotonic()
     command = [sys.executable, *part.arguments]
+    # In a group of its own: a part's children must not go on beside the next part.
+    child = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit
-        )
-        code, said = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as late:
-        code, said = 124, late.stdout or b""
+        said, code = child.communicate(timeout=limit)[0], child.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        said, code = child.communicate()[0], 124
     lines = said.decode("utf-8", "replace").splitlines()
     return {"exit_code": code, "seconds": round(time.monotonic() - begun, 1), "said": lines[-LINES:]}
 

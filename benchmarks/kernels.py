@@ -51,6 +51,7 @@ def main() -> None:
 def measure(case: Case, backward: bool, rounds: int) -> dict[str, Any]:
     """Figures of one operation and shape; of the compiled definition None if it cannot be compiled here."""
     graphs = {"own": _graph(case, case.own, backward), "eager": _graph(case, case.definition, backward)}
+    torch._dynamo.reset()  # it compiles a function for eight shapes, and runs it as it is for more
     try:
         graphs["compiled"] = _graph(case, torch.compile(case.definition, dynamic=False), backward)
     except Exception as why:  # no compiler for the host, say: the other figures count all the same

@@ -62,7 +62,8 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(options.child, size, options)))
         return
-    pin(options.threads)
+    if options.device == "cpu":
+        pin(options.threads)
     facts = (own if options.own else together)(size, options)
     if options.json:
         print(json.dumps(facts))

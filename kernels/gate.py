@@ -16,13 +16,17 @@ cast to float32 where it may be interpreted (the interpreter gets it wrong).
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from functools import cache, cached_property
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import triton.language as tl
 
 TURING = (7, 5)
 AMPERE = (8, 0)
@@ -43,6 +47,11 @@ def dots(x: Tensor) -> bool:
 def _capability(device: torch.device) -> tuple[int, int]:
     """The card's, or (0, 0) where Triton is not for it."""
     if torch.version.cuda is None or find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1":
+        return (0, 0)
+    try:
+        _first[(1,)](torch.zeros(1, device=device))
+    except Exception as why:  # Triton calls a C compiler with Python's headers
+        warnings.warn(f"Triton's kernels are not used, which makes training slower: {why}", stacklevel=2)
         return (0, 0)
     return torch.cuda.get_device_capability(device)
 
@@ -78,6 +87,14 @@ class Kernel:
 def kernel(function: Callable[..., Any]) -> Kernel:
     """In place of `@triton.jit`."""
     return Kernel(function)
+
+
+def _one(x: tl.tensor) -> None:
+    tl.store(x, 1.0)
+
+
+_first = Kernel(_one)
+"""Launched to see whether Triton can make kernels here."""
 
 
 def blocks(length: int, block: int) -> int:

@@ -13,7 +13,8 @@ scale and the sample's share. It goes in before the gradient is rounded: of 1638
 where float16 ends. A first launch sums blocks, a second the blocks of a sample, in the same order every time.
 
 What is not here: adding noise. Noise is drawn on the CPU, so that a seed means the same picture on every device, and
-there the noisy latents are made too: a card would be sent two tensors instead of two, for one launch more.
+there the noisy latents are made too: a card would be sent latents and noise instead of
+noisy latents and target, which is no less, for one launch more.
 
 Shape suffixes: B batch, C channels, H height, W width, P parts of a sample.
 """

@@ -99,7 +99,7 @@ def refusals(recipe: Recipe, run: Run, budget: int) -> list[Problem]:
 
 def _fixed(run: Run, plan: Plan, budget: int | None) -> str:
     """What is no choice of the plan's."""
-    attention = "by torch's own kernel" if run.cuda else "block by block, of few pixels whole"
+    attention = "by a kernel that keeps no softmax" if run.cuda else "block by block, of few pixels whole"
     state = " and ".join(sorted({"8 bits" if name == "adamw8bit" else "float32" for name in run.optimizers}))
     inside = ", within the budget too" if budget is not None else ""
     taped = f"; recorded steps take up to {shown(plan.tapes)} more{inside}" if run.merged and not run.cuda else ""

@@ -50,6 +50,12 @@ def test_triton_is_imported_by_the_first_launch() -> None:
     assert "triton" not in python("-c", code).split()
 
 
+def test_the_kernel_that_is_tried_first(kernels: str) -> None:
+    x = torch.zeros(1, device=kernels)
+    gate._first[(1,)](x)
+    assert x == 1
+
+
 def test_no_gate_opens_on_a_cpu() -> None:
     assert not gate.opens(torch.zeros(1))
     assert not gate.dots(torch.zeros(1))

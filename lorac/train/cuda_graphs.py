@@ -26,7 +26,7 @@ BEFORE = 3
 """Equal passes that are done as they are: in the first, kernels are chosen and loaded and caches are filled."""
 
 MOST = 32
-"""Graphs of a trainer: one for each shape of a batch and size of a gang. Further ones go on without."""
+"""Shapes of passes that are told apart, by batch and gang. More than that go on without graphs."""
 
 ALIGNED = 256
 """Bytes; where the inputs of a graph begin, as those of torch's allocator do."""
