@@ -37,13 +37,14 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device: nothing to measure")
         return
-    rows = [measured(size) for size in sizes(options.size, torch.device(options.device))]
+    case = options.size + ("-cuda" if options.device == "cuda" else "")
+    rows: list[dict[str, Any]] = []
     facts = {"heads": HEADS, "rows": rows}
-    if options.json:
-        print(json.dumps(facts))
-        return
-    print(_table(rows))
-    keep("attention", options.size + ("-cuda" if options.device == "cuda" else ""), facts, ["torch", "xformers"])
+    for size in sizes(options.size, torch.device(options.device)):
+        rows.append(measured(size))
+        if not options.json:  # now and not at the end: there may be no time for all
+            keep("attention", case, facts, ["torch", "xformers"])
+    print(json.dumps(facts) if options.json else _table(rows))
 
 
 def sizes(size: str, device: torch.device) -> Iterator[Size]:

@@ -53,13 +53,13 @@ def main() -> None:
         print(json.dumps(tier(options.child, options)))
         return
     numbers = range(len(TIERS)) if options.only is None else [options.only]
-    rows = [_in_a_process(number, options) for number in numbers]
-    if options.json:
-        print(json.dumps({"rows": rows}))
-    else:
-        print(_table(rows))
-        case = f"{options.size}-{options.px}" + ("-cuda" if options.device == "cuda" else "")
-        keep("tiers", case, {"rows": rows, "steps": options.steps}, ["torch"])
+    case = f"{options.size}-{options.px}" + ("-cuda" if options.device == "cuda" else "")
+    rows = []
+    for number in numbers:
+        rows.append(_in_a_process(number, options))
+        if not options.json:  # now and not at the end: there may be no time for all
+            keep("tiers", case, {"rows": rows, "steps": options.steps}, ["torch"])
+    print(json.dumps({"rows": rows}) if options.json else _table(rows))
     if not all(row["held"] for row in rows):
         sys.exit(1)
 
