@@ -38,6 +38,7 @@ from lorac.sd.tokenizer import Tokenizer, chunk
 from lorac.sd.unet import Caption
 from lorac.sd.vae import FACTOR, SCALE
 from lorac.train.helper import keep_freed_memory, threads
+from lorac.train.survive import give_back
 
 BATCH = 8
 """The most pictures of a batch."""
@@ -85,6 +86,7 @@ class Studio:
     """The base of a node's `unet`, `text` and `vae`, with the LoRA of its `lora` or without, ready to draw."""
 
     def __init__(self, work: Work, *, lora: Digest | None) -> None:
+        give_back()  # a trainer's parts hold each other, and a card's memory
         self.device = pick()
         device, dtype = self.device.name, self.device.dtype
         self.unet = weights.unet(work.open(work.shared["unet"]), dtype).to(device)

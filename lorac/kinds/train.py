@@ -130,7 +130,9 @@ def load_base(work: Work, device: Device, plan: Plan | None) -> tuple[UNet, Text
     """Models that no trainer has changed yet."""
     from lorac.kinds import weights
     from lorac.sd.device import CPU
+    from lorac.train.survive import give_back
 
+    give_back()  # trainers before this one, whose parts hold each other
     unet = weights.unet(work.open(work.shared["unet"]), device.dtype).to(device.name)
     of_text = CPU if plan and plan.away else device
     return unet, weights.text_encoder(work.open(work.shared["text"]), of_text.dtype).to(of_text.name)
