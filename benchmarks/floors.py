@@ -1,7 +1,7 @@
 """Compares ratios with the committed floors, or sets the floors from what was measured.
 
 python -m benchmarks.floors          # exit code 1 names each figure that is worse than its floor
-python -m benchmarks.floors --set    # writes floors.toml from benchmarks/results: 20 % below what they say
+python -m benchmarks.floors --set    # writes floors.toml from benchmarks/results: 25 % below what they say
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from benchmarks.common import RESULTS
 from benchmarks.figures import FIGURES, Figure
 
 FLOORS = Path(__file__).parent / "floors.toml"
-MARGIN = 0.2
-"""What noise takes: on a shared machine, ratios of runs of the same code were up to 21 % apart."""
+MARGIN = 0.25
+"""What noise takes: on a shared machine, ratios of runs of the same code were up to 23 % apart."""
 HEAD = """\
 # What `make bench` must not fall below (`floor`) or exceed (`ceiling`): ratios, so that they hold on other machines.
 # `python -m benchmarks.floors --set` writes this file from benchmarks/results; benchmarks/figures.py says what each is.
