@@ -13,24 +13,22 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/mypy --num-workers 2
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed .venv/installed-dev .venv/installed-bench: pyproject.toml constraints.txt | .venv/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '$(WANTED)'
+	touch $@
+
+.venv/installed: WANTED := .
+.venv/installed-dev: WANTED := .[dev]
+.venv/installed-bench: WANTED := .[bench]
+
+.venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	touch $@
-
-.venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch $@
-
-.venv/installed-bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	touch $@
 
 clean:
 	rm -rf .venv build .lorac

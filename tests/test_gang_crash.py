@@ -6,13 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-
 from lorac.sd.safetensors import tensors_of
 from tests.test_crash import Build, done, every_step, litter
 from tests.tiny import make_project
-
-pytestmark = pytest.mark.xdist_group("crash")
 
 MATRIX = """
 extends = "base.toml"

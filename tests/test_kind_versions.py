@@ -12,6 +12,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from lorac.kinds.registry import KINDS, SCANNERS
@@ -35,7 +36,7 @@ def sources(kind: str) -> list[Path]:
         path = _file(name)
         if path is not None and name not in found:
             found[name] = path
-            wanted += [other for other in _imported(ast.parse(path.read_text("utf-8"))) if _makes_bytes(other)]
+            wanted += [other for other in _imports(path) if _makes_bytes(other)]
     return [found[name] for name in sorted(found)]
 
 
@@ -49,6 +50,11 @@ def _file(name: str) -> Path | None:
 def _makes_bytes(name: str) -> bool:
     inside = [start for start in (*WITHOUT_BYTES, *WITH_BYTES) if name == start or name.startswith(f"{start}.")]
     return not inside or max(inside, key=len) in WITH_BYTES
+
+
+@cache
+def _imports(path: Path) -> list[str]:
+    return list(_imported(ast.parse(path.read_text("utf-8"))))
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
@@ -68,13 +74,18 @@ def code_digest(kind: str) -> str:
     """The digest of a kind's code without comments, docstrings and formatting."""
     hasher = hashlib.sha256()
     for file in sources(kind):
-        tree = ast.parse(file.read_text("utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                node.body = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]  # type: ignore[attr-defined]
-        hasher.update(ast.dump(tree).encode())
+        hasher.update(_code(file))
     return hasher.hexdigest()[:16]
+
+
+@cache
+def _code(file: Path) -> bytes:
+    tree = ast.parse(file.read_text("utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]  # type: ignore[attr-defined]
+    return ast.dump(tree).encode()
 
 
 def current() -> dict[str, dict[str, object]]:

@@ -109,7 +109,8 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def build(*sets: str) -> tuple[int, str]:
-    options = [word for value in ("sample.prompts=[]", "output.precision='fp32'", *sets) for word in ("--set", value)]
+    short = ("source[0].repeats=1", "sample.prompts=[]", "output.precision='fp32'")
+    options = [word for value in (*short, *sets) for word in ("--set", value)]
     done = lorac("build", "recipe.toml", *options)
     return done.exit_code, done.output
 

@@ -110,8 +110,9 @@ def test_the_loss_is_diffusers_over_these_latents_alone() -> None:
     with torch.no_grad():
         without = {name: t if t.dim() == 0 else t * 0 for name, t in lora.items()}
         expected = {
-            name: float(torch.stack([Reference(*base(), state).loss(step, held_out) for step in alone.steps()]).mean())
+            name: float(torch.stack([reference.loss(step, held_out) for step in alone.steps()]).mean())
             for name, state in (("base", without), ("lora", lora))
+            for reference in [Reference(*base(), state)]
         }
     assert json.loads(found.outputs["losses"]) == pytest.approx(expected, rel=1e-5)  # type: ignore[arg-type]
     assert abs(expected["base"] - expected["lora"]) > 1e-4
