@@ -206,6 +206,15 @@ def missing_captions(recipe: Recipe, spec: PictureSet, found: Sequence[Picture])
     return [] if final(recipe.rules(spec), spec.fallback) else _without_text(recipe, spec, found)
 
 
+def no_captions(recipe: Recipe, spec: PictureSet, missing: Sequence[str], count: int) -> tuple[str, str]:
+    """(cause, remedy) where the pictures at the paths `missing`, of a folder's `count`, have no caption."""
+    instead = "caption = …" if spec.regularisation else "trigger words"
+    return (
+        f"{len(missing)} of {count} pictures have no caption, first {shown_path(missing[0])}",
+        f"write {recipe.caption.extension} files beside them, or give them {instead}",
+    )
+
+
 def _without_text(recipe: Recipe, spec: PictureSet, found: Sequence[Picture]) -> list[Picture]:
     """The pictures that have no text file, if no tagger writes their captions."""
     if recipe.tagger.model is not None and spec.asks_tagger:

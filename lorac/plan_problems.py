@@ -8,7 +8,7 @@ from pathlib import Path
 from lorac.errors import Problem
 from lorac.kinds.image import Refused, layers
 from lorac.listing import shown_path
-from lorac.plan import Run, Set, missing_captions
+from lorac.plan import Run, Set, missing_captions, no_captions
 from lorac.recipe.recipe import Recipe
 
 
@@ -18,13 +18,9 @@ def picture_problems(recipe: Recipe, run: Run) -> Iterator[Problem]:
         yield _of_picture(path, text)
     for folder in run.sets:
         yield from _undecided(folder, run.looks.transparent)
-        missing = missing_captions(recipe, folder.spec, folder.pictures)
-        if missing:
-            first = shown_path(missing[0].path)
-            cause = f"{len(missing)} of {len(folder.pictures)} pictures have no caption, first {first}"
-            instead = "caption = …" if folder.spec.regularisation else "trigger words"
-            remedy = f"write {recipe.caption.extension} files beside them, or give them {instead}"
-            yield Problem(folder.spec.where, cause, remedy)
+        if missing := missing_captions(recipe, folder.spec, folder.pictures):
+            paths = [picture.path for picture in missing]
+            yield Problem(folder.spec.where, *no_captions(recipe, folder.spec, paths, len(folder.pictures)))
 
 
 def _undecided(folder: Set, candidates: set[str]) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from lorac.check.rule import Found
 from lorac.check.triggers import ALMOST, ordinary_tags
 from lorac.dataset import fitting
 from lorac.listing import shown_path
+from lorac.plan import no_captions
 
 _CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}")
 _MARK = re.compile(r"\|\|\|")
@@ -143,11 +144,8 @@ def no_caption(material: Material) -> Found:
     for folder in material.sets:
         found = [c.picture.path for c in folder.pictures if c.raw is None and not c.text]
         if found:
-            text = f"{len(found)} of {len(folder.pictures)} pictures have no caption, first {shown_path(found[0])}"
-            remedy = f"write {recipe.caption.extension} files beside them, or give them " + (
-                "caption = …" if folder.regularisation else "trigger words"
-            )
-            yield folder.spec.where, f"{text}; {remedy}"
+            cause, remedy = no_captions(recipe, folder.spec, found, len(folder.pictures))
+            yield folder.spec.where, f"{cause}; {remedy}"
 
 
 def no_text(material: Material) -> Found:
