@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections import Counter
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from lorac import sheet
 from lorac.engine import events
 from lorac.engine.build import make
 from lorac.engine.resolve import Result
@@ -36,6 +39,7 @@ class Site:
         self.ran: Counter[str] = Counter()
         self.progress: list[events.NodeProgress] = []
         self.stop_at = 0
+        self.winding_down = threading.Event()
         draw_pictures(folder / "pictures", 2)
 
     def write(self, *regularisation: Mapping[str, Any], name: str = "r", **sections: Mapping[str, Any]) -> Path:
@@ -58,6 +62,8 @@ class Site:
     def _listen(self, event: events.Event) -> None:
         if isinstance(event, events.NodeFinished) and event.ran:
             self.ran[event.node.partition(":")[2]] += event.ran
+        if isinstance(event, events.Warned) and event.text.startswith("interrupted"):
+            self.winding_down.set()
         if isinstance(event, events.NodeProgress):
             self.progress.append(event)
             if event.kind == "generate" and event.done == self.stop_at:
@@ -164,9 +170,12 @@ def test_tables_that_differ_have_names_of_their_own(site: Site) -> None:
     assert not set(first) & set(second)
 
 
-def test_a_build_that_was_stopped_goes_on_with_the_next_picture(site: Site, tmp_path: Path, tiny_base: Path) -> None:
+def test_a_build_that_was_stopped_goes_on_with_the_next_picture(
+    site: Site, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = site.write({"generate": {**DRAW, "count": 12}})
     site.stop_at = 3
+    _sixth_waits_for(site.winding_down, monkeypatch)
     with pytest.raises(Interrupted):
         site.make(path)
     site.stop_at = 0
@@ -177,6 +186,17 @@ def test_a_build_that_was_stopped_goes_on_with_the_next_picture(site: Site, tmp_
     expected = clean.make(path)
     name = "r:generate[generated]"
     assert made[name].column("picture", site.store) == expected[name].column("picture", clean.store)
+
+
+def _sixth_waits_for(event: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a quick worker may have drawn all before it hears that it is to stop."""
+    numbers, png = count(1), sheet.png
+
+    def late(picture: Image.Image) -> bytes:
+        assert next(numbers) < 6 or event.wait(60)
+        return png(picture)
+
+    monkeypatch.setattr(sheet, "png", late)
 
 
 def test_transparent_pictures_train_as_a_folder_of_them_does(site: Site) -> None:
