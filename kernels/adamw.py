@@ -5,11 +5,9 @@
     p  = p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 
 in the order of torch's fused kernel (ATen/native/cuda/fused_adam_utils.cuh). Where `overflow` is 1 nothing changes, the
-count of steps t included. What changes from step to step is read on the device, so that a CUDA graph may hold it all:
-t, the learning rate, the divisor (loss scale times clipping) and `overflow`. A launch before counts and computes both
-corrections, in float64: 1 − β₂ is 0.001, and of that float32 has no more than four digits left.
-
-One buffer has one learning rate: a network has one of each part, or of each factor where those differ.
+count of steps t included. What a step finds out is read on the device, which nobody waits for: t, the divisor (loss
+scale times clipping) and `overflow`. A launch before counts and computes both corrections, in float64: 1 − β₂ is 0.001,
+and of that float32 has no more than four digits left.
 
 Shape suffixes: E elements.
 """
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
     import triton.language as tl
 
 BLOCK = 1024
+LEAST = 1e-300
+"""In place of a β of 0, which has no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Flat:
 def adamw_definition(
     flat: Flat,
     gradient_E: Tensor,
-    rate: Tensor,
+    rate: float,
     divisor: Tensor | None = None,
     overflow: Tensor | None = None,
     settings: Settings | None = None,
 ) -> None:
-    """What the operation means, in plain PyTorch. The last four but `settings` are scalars on the device."""
+    """What the operation means, in plain PyTorch. `divisor` and `overflow` are scalars on the device."""
     settings = settings or Settings()
     beta1, beta2 = settings.betas
     good = torch.ones_like(flat.step) if overflow is None else 1 - overflow
@@ -114,17 +114,16 @@ def _update(
     if overflow is not None:
         elements = tl.where(tl.load(overflow) == 0.0, elements, 0)
     inside = at < elements
-    lr = tl.load(rate)
     p = tl.load(factor_E + at, mask=inside)
     g = tl.load(gradient_E + at, mask=inside)
     m = tl.load(exp_avg_E + at, mask=inside)
     v = tl.load(exp_avg_sq_E + at, mask=inside)
     if divisor is not None:
         g = g / tl.load(divisor)
-    p = p - lr * DECAY * p
+    p = p - rate * DECAY * p
     m = m + (1.0 - BETA1) * (g - m)
     v = BETA2 * v + (1.0 - BETA2) * g * g
-    p = p - lr / tl.load(corrections) * m / (tl.sqrt(v) / tl.load(corrections + 1) + EPS)
+    p = p - rate / tl.load(corrections) * m / (tl.sqrt(v) / tl.load(corrections + 1) + EPS)
     tl.store(factor_E + at, p, mask=inside)
     tl.store(exp_avg_E + at, m, mask=inside)
     tl.store(exp_avg_sq_E + at, v, mask=inside)
@@ -135,21 +134,21 @@ def _update(
 def adamw(
     flat: Flat,
     gradient_E: Tensor,
-    rate: Tensor,
+    rate: float,
     divisor: Tensor | None = None,
     overflow: Tensor | None = None,
     settings: Settings | None = None,
 ) -> None:
     """`adamw_definition` by two launches where kernels run. All but the copy is float32."""
     settings = settings or Settings()
-    if not gate.opens(flat.factors):
+    if not gate.opens(flat.factors, "adamw"):
         adamw_definition(flat, gradient_E, rate, divisor, overflow, settings)
         return
     flats = [flat.factors, gradient_E, flat.exp_avg, flat.exp_avg_sq]
     assert all(flat_E.is_contiguous() and flat_E.dtype == torch.float32 for flat_E in flats)
     assert flat.copy is None or flat.copy.is_contiguous()
     corrections = flat.step.new_empty(2)
-    logs = [math.log(beta) for beta in settings.betas]
+    logs = [math.log(max(beta, LEAST)) for beta in settings.betas]
     _count[(1,)](flat.step, overflow, corrections, *logs, num_warps=1)
     _update[(blocks(gradient_E.numel(), BLOCK),)](
         *flats,

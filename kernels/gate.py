@@ -31,10 +31,17 @@ if TYPE_CHECKING:
 TURING = (7, 5)
 AMPERE = (8, 0)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+UNUSED = {"lora_linear"}
+"""Operations that training does in the plain form although they have kernels: where `python -m benchmarks.ablation
+--device cuda` shows no gain. No card has measured `lora_linear` yet, and cuBLAS is hard to beat: what the kernel saves,
+one more round of y through memory, the larger caches may hide."""
 
 
-def opens(x: Tensor) -> bool:
-    """Whether kernels run on this tensor: it lies on a card from Turing on, Triton is there and knows its type."""
+def opens(x: Tensor, operation: str = "") -> bool:
+    """Whether kernels, those of an operation, run on this tensor: it lies on a card from Turing on, Triton is there and
+    knows its type. What torch.compile sees is the definition, of which it makes a kernel itself."""
+    if operation in UNUSED or torch.compiler.is_compiling():
+        return False
     return x.is_cuda and x.dtype in DTYPES and _capability(x.device) >= TURING
 
 

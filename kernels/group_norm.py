@@ -62,6 +62,23 @@ def _place(
 
 
 @kernel
+def _chunk(C: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr) -> tl.tensor:
+    """Of a tile's groups in its own chunk: (place among all parts, whether there is such a group)."""
+    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    part = (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * (C // WIDTH) + group
+    return part, group * WIDTH < C
+
+
+@kernel
+def _chunks(C: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, K2: tl.constexpr) -> tl.tensor:
+    """Of a tile's groups in all chunks: (chunk, place among all parts, whether there is such a part)."""
+    chunk = tl.arange(0, K2)[:, None]
+    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)[None, :]
+    part = (tl.program_id(2) * tl.num_programs(0) + chunk) * (C // WIDTH) + group
+    return chunk, part, (chunk < tl.num_programs(0)) & (group * WIDTH < C)
+
+
+@kernel
 def _total(x: tl.tensor) -> tl.tensor:
     """Of each group of a tile."""
     return tl.sum(tl.sum(x, 2), 0)
@@ -85,10 +102,9 @@ def _moments(
     count = tl.minimum(PIXELS, pixels - tl.program_id(0) * PIXELS) * WIDTH
     mean = _total(values) / count
     apart = tl.where(inside, values - mean[None, :, None], 0.0)
-    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
-    part = (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * (C // WIDTH) + group
-    tl.store(mean_BKG + part, mean, mask=group * WIDTH < C)
-    tl.store(square_BKG + part, _total(apart * apart), mask=group * WIDTH < C)
+    part, there = _chunk(C, WIDTH, GROUPS)
+    tl.store(mean_BKG + part, mean, mask=there)
+    tl.store(square_BKG + part, _total(apart * apart), mask=there)
 
 
 @kernel
@@ -111,10 +127,7 @@ def _normalise(
     K2: tl.constexpr,
     SILU: tl.constexpr,
 ) -> None:
-    chunk = tl.arange(0, K2)[:, None]
-    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)[None, :]
-    part = (tl.program_id(2) * tl.num_programs(0) + chunk) * (C // WIDTH) + group
-    there = (chunk < tl.num_programs(0)) & (group * WIDTH < C)
+    chunk, part, there = _chunks(C, WIDTH, GROUPS, K2)
     count = tl.where(there, tl.minimum(PIXELS, pixels - chunk * PIXELS) * WIDTH, 0).to(tl.float32)
     means = tl.load(mean_BKG + part, mask=there, other=0.0)
     mean = tl.sum(count * means, 0) / (pixels * WIDTH)
@@ -191,10 +204,9 @@ def _sums(
     g, straight, _ = _gradient(
         dy, x, mean_BG, rstd_BG, weight_C, bias_C, place, channel, inside, C, WIDTH, GROUPS, SILU
     )
-    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
-    part = (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * (C // WIDTH) + group
-    tl.store(g_BKG + part, _total(g), mask=group * WIDTH < C)
-    tl.store(gx_BKG + part, _total(g * straight), mask=group * WIDTH < C)
+    part, there = _chunk(C, WIDTH, GROUPS)
+    tl.store(g_BKG + part, _total(g), mask=there)
+    tl.store(gx_BKG + part, _total(g * straight), mask=there)
 
 
 @kernel
@@ -218,10 +230,7 @@ def _backward(
     K2: tl.constexpr,
     SILU: tl.constexpr,
 ) -> None:
-    chunk = tl.arange(0, K2)[:, None]
-    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)[None, :]
-    part = (tl.program_id(2) * tl.num_programs(0) + chunk) * (C // WIDTH) + group
-    there = (chunk < tl.num_programs(0)) & (group * WIDTH < C)
+    _, part, there = _chunks(C, WIDTH, GROUPS, K2)
     mean_g = tl.sum(tl.load(g_BKG + part, mask=there, other=0.0), 0) / (pixels * WIDTH)
     mean_gx = tl.sum(tl.load(gx_BKG + part, mask=there, other=0.0), 0) / (pixels * WIDTH)
     place, channel, inside = _place(pixels, C, WIDTH, PIXELS, GROUPS, P2)
@@ -338,7 +347,7 @@ class _GroupNorm(torch.autograd.Function):
 
 def group_norm(x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
     """`group_norm_definition`; by kernels the result has channels last, and nothing is known of weights' gradients."""
-    if not gate.opens(x_BCHW) or weight_C.requires_grad or bias_C.requires_grad:
+    if not gate.opens(x_BCHW, "group_norm") or weight_C.requires_grad or bias_C.requires_grad:
         return group_norm_definition(x_BCHW, weight_C, bias_C, groups, eps, silu)
     result: Tensor = _GroupNorm.apply(x_BCHW, weight_C, bias_C, groups, eps, silu)  # type: ignore[no-untyped-call]
     return result

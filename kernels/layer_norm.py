@@ -141,7 +141,7 @@ class _LayerNorm(torch.autograd.Function):
 
 def layer_norm(x_RC: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> Tensor:
     """`layer_norm_definition`; by kernels nothing is known of weights' gradients."""
-    if not gate.opens(x_RC) or weight_C.requires_grad or bias_C.requires_grad:
+    if not gate.opens(x_RC, "layer_norm") or weight_C.requires_grad or bias_C.requires_grad:
         return layer_norm_definition(x_RC, weight_C, bias_C, eps)
     result: Tensor = _LayerNorm.apply(x_RC, weight_C, bias_C, eps)  # type: ignore[no-untyped-call]
     return result

@@ -26,10 +26,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     import triton.language as tl
 
-USED = False
-"""Whether layers use the kernel where it runs. Off: no card has measured it yet, and cuBLAS is hard to beat; what the
-kernel saves, one more round of y through memory, the larger caches may hide."""
-
 TILES = ((128, 128, 32, 8), (128, 64, 32, 4), (64, 64, 64, 4), (32, 64, 32, 4), (32, 32, 64, 2))
 """Rows and columns of a program's result, length of a step along the inputs, warps."""
 
@@ -39,7 +35,7 @@ PROGRAMS = 128
 
 def opens(x: Tensor) -> bool:
     """Whether layers use the kernel for this input. Float32 has no tensor cores worth the name."""
-    return USED and x.dtype != torch.float32 and gate.dots(x)
+    return "lora_linear" not in gate.UNUSED and x.dtype != torch.float32 and gate.dots(x)
 
 
 def lora_linear_definition(
@@ -258,7 +254,7 @@ def lora_linear(
     bias_Y: Tensor | None = None,
     plus_NLY: Tensor | None = None,
 ) -> Tensor:
-    """`lora_linear_definition` by the kernel where it runs, whether or not it is `USED`. W, b and s are constants."""
+    """`lora_linear_definition` by the kernel where it runs. W, b and s are constants."""
     if not gate.dots(x_NLI):
         return lora_linear_definition(x_NLI, weight_YI, down_NMI, up_KNOQ, scale_N, bias_Y, plus_NLY)
     result: Tensor = _LoRALinear.apply(x_NLI, weight_YI, down_NMI, up_KNOQ, scale_N, bias_Y, plus_NLY)  # type: ignore[no-untyped-call]

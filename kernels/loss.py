@@ -1,4 +1,4 @@
-"""The loss of each sample and the gradient of the U-Net's estimate, in one pass.
+"""The loss of each sample, and the gradient of the U-Net's estimate.
 
     L_b = w_b / n · Σ mask · f(e − target),   dL_b/de = w_b / n · mask · f'(e − target),   n = C · H · W
 
@@ -13,8 +13,8 @@ scale and the sample's share. It goes in before the gradient is rounded: of 1638
 where float16 ends. A first launch sums blocks, a second the blocks of a sample, in the same order every time.
 
 What is not here: adding noise. Noise is drawn on the CPU, so that a seed means the same picture on every device, and
-there the noisy latents are made too: a card would be sent latents and noise instead of
-noisy latents and target, which is no less, for one launch more.
+there the noisy latents are made too: a card would be sent latents and noise instead of noisy latents and target, which
+is no less, for one launch more.
 
 Shape suffixes: B batch, C channels, H height, W width, P parts of a sample.
 """
@@ -78,7 +78,7 @@ def _parts(
     MEASURE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """The sums of blocks and the gradient, or the one that is not None."""
+    """The sums of blocks or the gradient: the one that is not None."""
     b = tl.program_id(0)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
@@ -120,24 +120,6 @@ def _whole(
     at = tl.arange(0, PARTS)
     sums = tl.load(sum_BP + b * parts + at, mask=at < parts, other=0.0)
     tl.store(loss_B + b, tl.sum(sums, axis=0) / size * tl.load(weight_B + b))
-
-
-def loss_and_gradient(
-    estimate_BCHW: Tensor,
-    target_BCHW: Tensor,
-    weight_B: Tensor,
-    times_B: Tensor,
-    mask_B1HW: Tensor | None = None,
-    threshold_B: Tensor | None = None,
-    measure: str = "l2",
-) -> tuple[Tensor, Tensor]:
-    """By two kernels: the loss of each sample (B,), without `times_B`, and the gradient of the sum of all losses, each
-    times its `times_B`, of the estimate's dtype and memory order. All but the estimate are float32."""
-    constants = (target_BCHW, weight_B, mask_B1HW, threshold_B, measure)
-    gradient_BCHW = torch.empty_like(estimate_BCHW)
-    sum_BP = _sums(estimate_BCHW)
-    _launch(estimate_BCHW, *constants, times_B=times_B, sum_BP=sum_BP, de_BCHW=gradient_BCHW)
-    return _total(sum_BP, estimate_BCHW, weight_B), gradient_BCHW
 
 
 def _launch(
@@ -218,7 +200,7 @@ def loss(
     """`loss_definition`, for autograd, by kernels where they run; there the gradient comes in a pass of its own, since
     what the loss is multiplied by is not known before. Only the estimate gets one."""
     constants = (target_BCHW, weight_B, mask_B1HW, threshold_B)
-    if not gate.opens(estimate_BCHW):
+    if not gate.opens(estimate_BCHW, "loss"):
         return loss_definition(estimate_BCHW, *constants, measure)
     result: Tensor = _Loss.apply(estimate_BCHW, measure, *constants)  # type: ignore[no-untyped-call]
     return result

@@ -86,8 +86,9 @@ class Studio:
     """The base of a node's `unet`, `text` and `vae`, with the LoRA of its `lora` or without, ready to draw."""
 
     def __init__(self, work: Work, *, lora: Digest | None) -> None:
-        give_back()  # a trainer's parts hold each other, and a card's memory
         self.device = pick()
+        if self.device.name == "cuda":
+            give_back()  # its memory, of trainers, whose parts hold each other
         device, dtype = self.device.name, self.device.dtype
         self.unet = weights.unet(work.open(work.shared["unet"]), dtype).to(device)
         self.text = weights.text_encoder(work.open(work.shared["text"]), dtype).to(device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lorac.sd.clip import TextEncoder
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.lora_names import PARTS
 from lorac.train.fused.gradients import StackGradients
@@ -16,14 +18,21 @@ from lorac.train.fused.linear import Adapted
 from lorac.train.fused.text import FusedTextLayer
 from lorac.train.switches import Recompute
 from tests.adapted import close
-from tests.small import base
+from tests.small import TEXT, randomise
 
 PATH = "text_model.encoder.layers.0"
 SIZES = [(2, 2.0), (5, 1.0)]
 
 
-def network(text_encoder: Any, unet: Any, number: int, merged: bool) -> LoRANetwork:
-    lora = LoRANetwork(unet, text_encoder, NetworkSettings(*SIZES[number]), PARTS[:1], merged=merged)
+def encoder() -> TextEncoder:
+    """No token is looked up."""
+    text_encoder = TextEncoder(replace(TEXT, vocabulary=1))
+    randomise(text_encoder, 1)
+    return text_encoder.eval()
+
+
+def network(text_encoder: TextEncoder, number: int, merged: bool) -> LoRANetwork:
+    lora = LoRANetwork(nn.Module(), text_encoder, NetworkSettings(*SIZES[number]), PARTS[:1], merged=merged)
     generator = torch.Generator().manual_seed(number)
     for stack in lora.stacks:
         stack.up_MOR.data.normal_(std=0.1, generator=generator)
@@ -33,8 +42,8 @@ def network(text_encoder: Any, unet: Any, number: int, merged: bool) -> LoRANetw
 
 def plain(x_BLC: Tensor, dy_BLC: Tensor, number: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(y, dx, gradients of factors) of one LoRA's samples, under autograd."""
-    unet, text_encoder = base()
-    lora = network(text_encoder, unet, number, merged=False)
+    text_encoder = encoder()
+    lora = network(text_encoder, number, merged=False)
     layer: Any = text_encoder.get_submodule(PATH)
     x_BLC = x_BLC.clone().requires_grad_()
     y_BLC = layer(x_BLC)
@@ -56,8 +65,8 @@ def gradients_of(lora: LoRANetwork) -> dict[str, Tensor]:
 def test_text_layer(merged: bool, networks: int, each: int, recompute: Recompute, below: bool) -> None:
     torch.manual_seed(0)
     x, dy = torch.randn(2, networks * each, 77, 64)
-    unet, text_encoder = base()
-    loras = [network(text_encoder, unet, number, merged) for number in range(networks)]
+    text_encoder = encoder()
+    loras = [network(text_encoder, number, merged) for number in range(networks)]
     stacks = [StackGradients(stack, lambda _: None) for stack in joint_stacks(loras)]
     places = {target.path: (stack, i) for stack in stacks for i, target in enumerate(stack.stack.targets)}
 
@@ -88,8 +97,8 @@ def kept(saved: Any) -> int:
 
 
 def test_each_level_keeps_less() -> None:
-    unet, text_encoder = base()
-    lora = network(text_encoder, unet, 0, merged=True)
+    text_encoder = encoder()
+    lora = network(text_encoder, 0, merged=True)
     stacks = [StackGradients(stack, lambda _: None) for stack in joint_stacks([lora])]
     places = {target.path: (stack, i) for stack in stacks for i, target in enumerate(stack.stack.targets)}
     sizes = []

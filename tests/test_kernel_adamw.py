@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lorac.kernels import gate
 from lorac.kernels.adamw import Flat, Settings, adamw, adamw_definition
 from torch import Tensor, nn
 
 from lorac.train.adamw import FusedAdamW
+from lorac.train.optimiser import MOMENTS
 from tests.kernels import close
 
-SETTINGS = [Settings(), Settings((0.8, 0.95), 1e-6, 0.1), Settings(weight_decay=0.0)]
+SETTINGS = [Settings(), Settings((0.8, 0.95), 1e-6, 0.1), Settings((0.0, 0.9)), Settings(weight_decay=0.0)]
 SIZES = [1, 1023, 2 * 1280]
 DIVISOR = 1024.0
 
@@ -43,10 +45,10 @@ def test_kernels_equal_torch_in_float64(kernels: str, size: int, settings: Setti
     for number, gradient in enumerate(gradients(size, 4)):
         rate, overflow = 1e-2 / (number + 1), float(number == 2)
         gradient = gradient * torch.inf if overflow else gradient
-        numbers = [scalar(value, kernels) for value in (rate, DIVISOR, overflow)]
-        adamw(own, gradient.to(kernels), *numbers, settings)
-        numbers = [scalar(value, "cpu", torch.float64) for value in (rate, DIVISOR, overflow)]
-        adamw_definition(plain, gradient.double(), *numbers, settings)
+        numbers = [scalar(value, kernels) for value in (DIVISOR, overflow)]
+        adamw(own, gradient.to(kernels), rate, *numbers, settings)
+        numbers = [scalar(value, "cpu", torch.float64) for value in (DIVISOR, overflow)]
+        adamw_definition(plain, gradient.double(), rate, *numbers, settings)
         if not overflow:
             torchs.param_groups[0]["lr"] = rate
             theirs.grad = gradient.double() / DIVISOR
@@ -62,27 +64,36 @@ def test_kernels_equal_torch_in_float64(kernels: str, size: int, settings: Setti
     assert torch.equal(own.copy, own.factors.half())
 
 
-def test_a_step_is_the_one_that_training_does(kernels: str) -> None:
-    """In float32, but for the order in which a compiler multiplies and adds; without a divisor and an overflow."""
-    own = flat(2 * 1280, kernels)
-    theirs = nn.Parameter(own.factors.clone())
-    fused = FusedAdamW([{"params": [theirs], "lr": 1e-2}])
-    for gradient in gradients(2 * 1280, 3):
-        theirs.grad = gradient.to(kernels)
-        adamw(own, gradient.to(kernels), scalar(1e-2, kernels))
-        fused.step()
-    state = fused.state[theirs]
-    close(own.factors, theirs.detach().cpu().double(), 5e-7)
-    close(own.exp_avg, state["exp_avg"].cpu().double(), 5e-7)
-    close(own.exp_avg_sq, state["exp_avg_sq"].cpu().double(), 5e-7)
-    assert own.step == state["step"]
+@pytest.mark.parametrize("scaled", [False, True])
+def test_training_takes_the_steps_of_torchs_kernel(kernels: str, scaled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, but for the order in which a compiler multiplies and adds, with the copy that layers read."""
+    first = torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(1))
+    mine, theirs = (nn.Parameter(first.clone().to(kernels)) for _ in range(2))
+    copies = [torch.zeros_like(first, dtype=torch.float16, device=kernels) for _ in range(2)]
+    found = [FusedAdamW([{"params": [one], "lr": 1e-2}]) for one in (mine, theirs)]
+    for optimiser in found:
+        optimiser.grad_scale = scalar(DIVISOR, kernels) if scaled else None
+    for number, gradient in enumerate(gradients(first.numel(), 3)):
+        for optimiser, one, copy in zip(found, (mine, theirs), copies, strict=True):
+            with monkeypatch.context() as patch:
+                if one is theirs:
+                    patch.setattr(gate, "opens", lambda *_: False)
+                one.grad = gradient.view(first.shape).to(kernels)
+                optimiser.found_inf = scalar(float(number == 1), kernels) if scaled else None
+                optimiser.step({one: copy})
+    close(mine, theirs.detach().cpu().double(), 5e-7)
+    for moment in MOMENTS:
+        close(found[0].state[mine][moment], found[1].state[theirs][moment].cpu().double(), 5e-7)
+    assert found[0].state[mine]["step"] == found[1].state[theirs]["step"]
+    assert torch.equal(copies[0], mine.half())
+    assert torch.equal(copies[1], theirs.half())
 
 
 def test_corrections_keep_their_digits(kernels: str) -> None:
     """Up factors begin at 0, so that a first step is all that there is: the rate, against the gradient."""
     own = flat(5, kernels)
     own.factors.zero_()
-    adamw(own, torch.tensor([1.0, -2.0, 3.0, -4.0, 5.0], device=kernels), scalar(1e-2, kernels))
+    adamw(own, torch.tensor([1.0, -2.0, 3.0, -4.0, 5.0], device=kernels), 1e-2)
     close(own.factors, -1e-2 * torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64), 5e-7)
 
 
@@ -90,7 +101,7 @@ def test_the_first_step_may_overflow(kernels: str) -> None:
     """Then no step is counted, and both corrections would be 0."""
     own = flat(100, kernels, copy=torch.bfloat16)
     before = own.factors.clone()
-    adamw(own, torch.full((100,), torch.nan, device=kernels), *(scalar(value, kernels) for value in (1e-2, 1.0, 1.0)))
+    adamw(own, torch.full((100,), torch.nan, device=kernels), 1e-2, *(scalar(1.0, kernels) for _ in range(2)))
     assert torch.equal(own.factors, before)
     assert not own.exp_avg.any()
     assert not own.exp_avg_sq.any()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tests.kernels import TOLERANCES, close
 
-# Channels of SD1.x and of its text encoder with few rows, odd ones, and the lowest level as it is at 512 px.
-SHAPES = [(9, 320), (5, 640), (3, 1280), (7, 768), (13, 33), (64, 1280)]
+# Channels of SD1.x and of its text encoder with few rows, and odd ones.
+SHAPES = [(9, 320), (5, 640), (3, 1280), (7, 768), (13, 33)]
 
 
 def references(shape: tuple[int, int], dtype: torch.dtype) -> tuple[list[Tensor], Tensor, Tensor]:

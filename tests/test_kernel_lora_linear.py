@@ -120,7 +120,7 @@ def test_layers_can_use_it(
 def test_layers_use_it_when_a_card_has_measured_it(monkeypatch: pytest.MonkeyPatch) -> None:
     half = torch.zeros(1, dtype=torch.float16)
     monkeypatch.setattr(gate, "dots", lambda x: True)
-    assert lora_linear.opens(half) == lora_linear.USED
-    monkeypatch.setattr(lora_linear, "USED", True)
+    assert lora_linear.opens(half) == ("lora_linear" not in gate.UNUSED)
+    monkeypatch.setattr(gate, "UNUSED", set())
     assert lora_linear.opens(half)
     assert not lora_linear.opens(half.float())

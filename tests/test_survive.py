@@ -148,7 +148,7 @@ def test_a_half_done_update_is_not_survived(late: float, monkeypatch: pytest.Mon
     trainer, step = _of_small_base(split=1, late=late)
     optimiser = trainer.members[0].optimiser
     assert isinstance(optimiser, AdamW)
-    _failing_once(monkeypatch, next(iter(optimiser.parts["unet"].values())), "_step", 1, after=True)
+    _failing_once(monkeypatch, next(iter(optimiser.parts["unet"].values())), "_by_torch", 1, after=True)
     step(0)
     with pytest.raises(UpdateLost):
         step(1)

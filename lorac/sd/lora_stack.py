@@ -24,7 +24,8 @@ class Stack:
 
     down_MRI: kaiming-uniform with a = √5 as in kohya and PEFT, each module from a seed of its own (zeros without a
     seed); up_MOR: zeros. magnitude_MN: DoRA's, at first the norms of the base, so that nothing is changed.
-    merged_MOI: the weights of the merged form, of the base's dtype; empty in the others.
+    merged_MOI: the weights of the merged form, of the base's dtype; empty in the others. copies: of factors, in the
+    base's dtype, for layers that read those.
 
     A member of a gang has its factors beside those of others (`join`); where its rank is smaller than another's, the
     further rows of `down_MRI` and columns of `up_MOR` are zeros and stay zeros. `named` shows what the LoRA has.
@@ -51,7 +52,7 @@ class Stack:
         weights = [layer.weight.detach().flatten(1) for layer in self.layers]
         self._base_MOI = torch.stack(weights) if merged else torch.empty(0)
         self.merged_MOI = self._base_MOI.clone()
-        self._cast: tuple[Tensor, Tensor] | None = None
+        self.copies: dict[Tensor, Tensor] = {}
 
     @property
     def scale(self) -> float:
@@ -72,7 +73,7 @@ class Stack:
         held = self.down_MRI.shape[1]
         down_MRI[:, :held] = self.down_MRI
         up_MOR[:, :, :held] = self.up_MOR
-        self.down_MRI.data, self.up_MOR.data, self._cast = down_MRI, up_MOR, None
+        self.down_MRI.data, self.up_MOR.data, self.copies = down_MRI, up_MOR, {}
         if self.merged:
             self.merged_MOI, self._base_MOI = merged_MOI.copy_(self.merged_MOI), like._base_MOI
             self.attach_merged()
@@ -80,15 +81,14 @@ class Stack:
     @torch.no_grad()
     def cast(self, down_MRI: Tensor, up_MOR: Tensor) -> None:
         """From now on, each `merge` copies the factors into these tensors, of the base's dtype."""
-        self._cast = down_MRI, up_MOR
+        self.copies = {self.down_MRI: down_MRI, self.up_MOR: up_MOR}
         self.merge()
 
     @torch.no_grad()
     def merge(self) -> None:
         """Compute from the current factors what layers read: the merged weights, or the factors in another dtype."""
-        if self._cast:
-            for copy, factor in zip(self._cast, (self.down_MRI, self.up_MOR), strict=True):
-                copy.copy_(factor)
+        for factor, copy in self.copies.items():
+            copy.copy_(factor)
         if not self.merged:
             return
         if self.merged_MOI.dtype == torch.float32:

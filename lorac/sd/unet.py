@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorac.kernels.geglu import geglu
+from lorac.kernels.group_norm import group_norm
 from lorac.sd.blocks import Downsample, Resnet, Upsample, attention
 from lorac.sd.layers import Linear
 
@@ -259,7 +260,9 @@ class UNet(nn.Module):
         x_BCHW = self.mid_block(skips[-1], times, ctx_BLC)
         for up in self.up_blocks:
             x_BCHW = up(x_BCHW, skips, times, ctx_BLC)
-        eps_BCHW: Tensor = self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
+        norm = self.conv_norm_out
+        normed_BCHW = group_norm(x_BCHW, norm.weight, norm.bias, norm.num_groups, norm.eps, silu=True)
+        eps_BCHW: Tensor = self.conv_out(normed_BCHW)
         return eps_BCHW
 
     def _time_projections(self, t_B: Tensor) -> Iterator[Tensor]:

@@ -44,7 +44,7 @@ class Loss:
 
         The mask multiplies the error, and the mean is over all of it: what is masked counts as without error.
         """
-        if gate.opens(estimate_BCHW):
+        if gate.opens(estimate_BCHW, "loss"):
             return self._by_kernels(estimate_BCHW, target_BCHW, t_B, weight_B, mask_B1HW)
         error_BCHW = self._error(estimate_BCHW.float(), target_BCHW, t_B)
         if mask_B1HW is not None:

@@ -54,8 +54,8 @@ class Optimisation:
 
 
 class Optimiser(ABC):
-    """What all optimisers share. `applied(stack)` is called when a stack's factors are new; `helper` may do work beside
-    the caller's."""
+    """What all optimisers share. `applied(stack)` is called when a stack's factors are new and what layers read is not;
+    `helper` may do work beside the caller's."""
 
     def __init__(
         self,
@@ -137,9 +137,10 @@ class AdamW(Optimiser):
     def _apply_to(self, stack: Stack, adamw: FusedAdamW, rate: float) -> None:
         for group in adamw.param_groups:
             group["lr"] = rate * group["factor"]
-        adamw.step()
+        adamw.step(stack.copies)
         adamw.zero_grad()
-        self._applied(stack)
+        if not stack.copies:
+            self._applied(stack)
 
     def settle(self) -> None:
         while self._running:

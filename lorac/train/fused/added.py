@@ -50,6 +50,8 @@ class AddedForm:
         x_RI, weight_IY = x_NLI.reshape(-1, x_NLI.shape[2]), self._weight_YI.t()
         if plus_RY is None:
             y_RY = of_rows(x_RI, weight_IY, self._bias_Y, times, beta=times)
+        elif not x_RI.is_cpu and self._bias_Y is not None:  # where a product would copy `plus_RY` before it adds to it
+            y_RY = torch.add(plus_RY, self._bias_Y, alpha=times).addmm_(x_RI, weight_IY, alpha=times)
         else:
             y_RY = of_rows(x_RI, weight_IY, plus_RY, times)
             y_RY = y_RY if self._bias_Y is None else y_RY.add_(self._bias_Y, alpha=times)
@@ -97,6 +99,10 @@ class AddedForm:
         self._gradients.record(self._first, x_NLI, dy_KNLO, (middle_KNLR, dmiddle_KNLR))
         self._kept = None
         return dmiddle_NLM
+
+    def forget(self) -> None:
+        """Backward will not come."""
+        self._kept = None
 
     def _rows_by_kernel(self, x_NLI: Tensor, plus_RY: Tensor | None, times: float) -> Tensor:
         middle_NLM, up_KNOR = self._middle(x_NLI), self._read_up_KNOR

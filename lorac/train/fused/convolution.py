@@ -61,12 +61,12 @@ def to_taps(weight_OC33: Tensor) -> Tensor:
 class Kernel:
     """A frozen 3×3 convolution with padding 1, both ways. `enlarged`: of a picture of twice the input's size.
 
-    Weights are laid out for an algorithm when a shape first wants it. `bias_O` may be replaced.
+    Weights are laid out for an algorithm when a shape first wants it. `bias_O` may be replaced, on a card by None.
     """
 
     def __init__(self, module: nn.Conv2d, scratch: Scratch, switches: Switches, enlarged: bool = False) -> None:
         assert module.bias is not None
-        self.bias_O = module.bias.detach()
+        self.bias_O: Tensor | None = module.bias.detach()
         self.stride, self._enlarged = module.stride[0], enlarged
         self._module, self._scratch, self._minimal = module, scratch, switches.winograd
         self._weights: dict[Algorithm, tuple[Tensor, ...]] = {}
@@ -81,7 +81,10 @@ class Kernel:
         if algorithm is Algorithm.PATCHES:
             y_BOHW = self._forward_patches(enlarge(x_BCHW) if self._enlarged else x_BCHW, silu)
         else:
-            y_BOHW = self._forward_plain(F.silu(x_BCHW) if silu else x_BCHW, algorithm)
+            bias_O = self.bias_O
+            if plus is not None and bias_O is not None and not x_BCHW.is_cpu and plus.shape[2:] == (1, 1):
+                plus, bias_O = plus + bias_O[:, None, None], None  # a card adds either to the whole result
+            y_BOHW = self._forward_plain(F.silu(x_BCHW) if silu else x_BCHW, algorithm, bias_O)
         return y_BOHW if plus is None else y_BOHW.add_(plus)
 
     def backward(self, dy_BOHW: Tensor, shape_BCHW: torch.Size) -> Tensor:
@@ -122,6 +125,7 @@ class Kernel:
     def _forward_patches(self, x_BCHW: Tensor, silu: bool) -> Tensor:
         batch, _, height, width = x_BCHW.shape
         patches_RK = self._patches(x_BCHW, silu, self.stride)
+        assert self.bias_O is not None
         y_RO = torch.addmm(self.bias_O, patches_RK, self._laid_out(Algorithm.PATCHES)[0])
         y_BHWO = y_RO.view(batch, -(-height // self.stride), -(-width // self.stride), -1)
         return y_BHWO.permute(0, 3, 1, 2)
@@ -142,13 +146,14 @@ class Kernel:
         spread_BOHW[:, :, :: self.stride, :: self.stride] = dy_BOHW
         return spread_BOHW
 
-    def _forward_plain(self, x_BCHW: Tensor, algorithm: Algorithm) -> Tensor:
+    def _forward_plain(self, x_BCHW: Tensor, algorithm: Algorithm, bias_O: Tensor | None) -> Tensor:
         """With the weights in the module's order."""
         (weight_OC33,) = self._laid_out(algorithm)
         if algorithm is Algorithm.STRIDED:
-            return strided.convolve(x_BCHW, to_taps(weight_OC33), self.bias_O, self._scratch)
+            assert bias_O is not None
+            return strided.convolve(x_BCHW, to_taps(weight_OC33), bias_O, self._scratch)
         x_BCHW = (enlarge(x_BCHW) if self._enlarged else x_BCHW).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x_BCHW, weight_OC33, self.bias_O, self.stride, padding=1)
+        return F.conv2d(x_BCHW, weight_OC33, bias_O, self.stride, padding=1)
 
     def _backward_plain(self, dy_BOHW: Tensor, shape_BCHW: torch.Size, algorithm: Algorithm) -> Tensor:
         (weight_OC33,) = self._laid_out(algorithm)

@@ -57,7 +57,7 @@ class FusedFeedForward:
 
 def _gated(u_RO: Tensor) -> tuple[Tensor | None, Tensor]:
     """(gelu of the gate, which the kernel has no use for, value · gelu of the gate)."""
-    if gate.opens(u_RO):
+    if gate.opens(u_RO, "geglu"):
         return None, geglu_forward(u_RO)
     value_RF, gate_RF = u_RO.chunk(2, dim=1)
     gelu_RF = F.gelu(gate_RF)

@@ -154,19 +154,18 @@ class StackGradients:
         middles = [record.middles for record in records if record.middles]
         beta = int(self.accumulating)
         for n, stack in enumerate(self.stack.stacks):
-            x_MLI = torch.stack([record.x[n] for record in records for _ in record.dy]).float()
-            dy_MLO = torch.stack([dy_NLO[n] for record in records for dy_NLO in record.dy]).float()
-            if middles:
-                middle_MLR, dmiddle_MLR = (
-                    torch.cat([x[:, n] for x in xs]).float() for xs in zip(*middles, strict=True)
-                )
-                scale = 1.0
-            else:
-                middle_MLR, dmiddle_MLR = x_MLI @ stack.down_MRI[recorded].mT, dy_MLO @ stack.up_MOR[recorded]
-                scale = stack.scale
+            x_MLI = torch.stack([record.x[n] for record in records for _ in record.dy])
+            dy_MLO = torch.stack([dy_NLO[n] for record in records for dy_NLO in record.dy])
             d_down_MRI, d_up_MOR = self._down_NMRI[n, recorded], self._up_NMOR[n, recorded]
-            torch.baddbmm(d_up_MOR, dy_MLO.mT, middle_MLR, beta=beta, alpha=scale, out=d_up_MOR)
-            torch.baddbmm(d_down_MRI, dmiddle_MLR.mT, x_MLI, beta=beta, alpha=scale, out=d_down_MRI)
+            if middles:
+                middle_MLR, dmiddle_MLR = (torch.cat([x[:, n] for x in xs]) for xs in zip(*middles, strict=True))
+                accumulate(d_up_MOR, dy_MLO.mT, middle_MLR, self.accumulating)
+                accumulate(d_down_MRI, dmiddle_MLR.mT, x_MLI, self.accumulating)
+                continue
+            x_MLI, dy_MLO = x_MLI.float(), dy_MLO.float()
+            middle_MLR, dmiddle_MLR = x_MLI @ stack.down_MRI[recorded].mT, dy_MLO @ stack.up_MOR[recorded]
+            torch.baddbmm(d_up_MOR, dy_MLO.mT, middle_MLR, beta=beta, alpha=stack.scale, out=d_up_MOR)
+            torch.baddbmm(d_down_MRI, dmiddle_MLR.mT, x_MLI, beta=beta, alpha=stack.scale, out=d_down_MRI)
 
     def _layer(self, first: int, x_NLI: Tensor, dy_KNLO: Tensor, middles_KNLR: tuple[Tensor, Tensor]) -> None:
         """The gradients of one layer's modules, at once."""

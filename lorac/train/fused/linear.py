@@ -69,6 +69,11 @@ class Adapted:
         """Backward where nobody wants the gradient of `x_RI`."""
         self._form.record(self._by_network(x_RI), self._gradient(dy))
 
+    def forget(self) -> None:
+        """Backward will not come: let go of what forward kept for it."""
+        if isinstance(self._form, AddedForm):
+            self._form.forget()
+
     def _by_network(self, x: Tensor) -> Tensor:
         """An input as (N, L, I)."""
         if x.dim() == 2:

@@ -70,6 +70,7 @@ class Fused:
         self._started: list[tuple[Future[list[Tensor]], Callable[[], list[Tensor]]]] = []
         self._over: set[StackGradients] = set()
         self._stacks: list[StackGradients] = []
+        self._adapted: list[Adapted] = []
         self._places: dict[tuple[Part, str], tuple[StackGradients | Untrained, int]] = {}
         for stack in joint_stacks(loras, copies=self.recompute < Recompute.TRANSFORMER):
             gradients: StackGradients | Untrained = Untrained(stack)
@@ -101,7 +102,7 @@ class Fused:
         return [torch.linalg.vector_norm(torch.cat(of_pieces)) for of_pieces in zip(*norms, strict=True)]
 
     def forget(self) -> None:
-        """After a pass that was not finished: let go of what backward recorded."""
+        """After a pass that was not finished: let go of what was kept for backward, and of what that recorded."""
         for started, _ in self._started:
             if not started.cancel():
                 started.exception()
@@ -109,6 +110,8 @@ class Fused:
         self._over.clear()
         for gradients in self._stacks:
             gradients.forget()
+        for layer in self._adapted:
+            layer.forget()
         self.scratch.forget()
 
     def _start(self, gradients: StackGradients, last: bool = False) -> None:
@@ -181,6 +184,7 @@ class Fused:
         gradients, first = self._places[part, names[0]]
         adapted = Adapted(gradients, first, len(names), self.recompute)  # type: ignore[arg-type]
         adapted.records = isinstance(gradients, StackGradients)
+        self._adapted.append(adapted)
         return adapted
 
     def _are_neighbours(self, part: Part, names: list[str]) -> bool:

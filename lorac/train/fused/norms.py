@@ -29,7 +29,7 @@ def _in_order(x_BCHW: Tensor) -> Tensor:
 
 
 def group_norm(norm: nn.GroupNorm, x_BCHW: Tensor) -> tuple[Tensor, Stats]:
-    if gate.opens(x_BCHW):
+    if gate.opens(x_BCHW, "group_norm"):
         return _by_kernels(norm, x_BCHW, silu=False)
     batch, channels, height, width = x_BCHW.shape
     y_BCHW, mean, rstd = torch.ops.aten.native_group_norm(
@@ -40,7 +40,7 @@ def group_norm(norm: nn.GroupNorm, x_BCHW: Tensor) -> tuple[Tensor, Stats]:
 
 def group_norm_silu(norm: nn.GroupNorm, x_BCHW: Tensor) -> tuple[Tensor, Stats, bool]:
     """(result, statistics, whether SiLU is yet to be done): a kernel does it, else who reads the result has to."""
-    if gate.opens(x_BCHW):
+    if gate.opens(x_BCHW, "group_norm"):
         return *_by_kernels(norm, x_BCHW, silu=True), False
     return *group_norm(norm, x_BCHW), True
 
@@ -59,7 +59,7 @@ def group_norm_backward(
     norm: nn.GroupNorm, dy_BCHW: Tensor, x_BCHW: Tensor, stats: Stats, plus_BCHW: Tensor | None = None
 ) -> Tensor:
     """The gradient of `x_BCHW`, and `plus_BCHW` added to it."""
-    if gate.opens(x_BCHW):
+    if gate.opens(x_BCHW, "group_norm"):
         return _backward_by_kernels(norm, dy_BCHW, x_BCHW, stats, False, plus_BCHW)
     batch, channels, height, width = x_BCHW.shape
     dx_BCHW: Tensor = torch.ops.aten.native_group_norm_backward(
@@ -88,7 +88,7 @@ def group_norm_silu_backward(
 
     `normed_BCHW` is computed where it is wanted and was not kept; kernels do not want it.
     """
-    if gate.opens(x_BCHW):
+    if gate.opens(x_BCHW, "group_norm"):
         return _backward_by_kernels(norm, dy_BCHW, x_BCHW, stats, True, plus_BCHW)
     if normed_BCHW is None:
         normed_BCHW, _ = group_norm(norm, x_BCHW)
@@ -108,7 +108,7 @@ def _backward_by_kernels(
 
 
 def layer_norm(norm: nn.LayerNorm, x_RC: Tensor) -> tuple[Tensor, Stats]:
-    if gate.opens(x_RC):
+    if gate.opens(x_RC, "layer_norm"):
         y_RC, mean, rstd = rows_forward_kernel(x_RC.contiguous(), norm.weight, norm.bias, norm.eps)
         return y_RC, (mean, rstd)
     y_RC, mean, rstd = torch.ops.aten.native_layer_norm(x_RC, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
@@ -118,7 +118,7 @@ def layer_norm(norm: nn.LayerNorm, x_RC: Tensor) -> tuple[Tensor, Stats]:
 def layer_norm_backward(norm: nn.LayerNorm, dy_RC: Tensor, x_RC: Tensor, stats: Stats, plus_RC: Tensor) -> Tensor:
     """The gradient of `x_RC`, and `plus_RC` added to it."""
     dx_RC: Tensor
-    if gate.opens(x_RC):
+    if gate.opens(x_RC, "layer_norm"):
         dx_RC = rows_backward_kernel(dy_RC.contiguous(), x_RC.contiguous(), *stats, norm.weight, plus_RC.contiguous())
         return dx_RC
     dx_RC = torch.ops.aten.native_layer_norm_backward(

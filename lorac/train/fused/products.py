@@ -43,7 +43,7 @@ def of_rows(
     """`beta` · `plus` + `alpha` · x weight, contiguous. `plus` (O) or (R, O)."""
     rows, (inputs, outputs) = len(x_RI), weight_IO.shape
     few = rows <= FEW_ROWS or (rows <= 2 * FEW_ROWS and inputs >= 2 * outputs)
-    if x_RI.is_cuda or not few:
+    if not x_RI.is_cpu or not few:
         if plus is not None:
             return torch.addmm(plus, x_RI, weight_IO, beta=beta, alpha=alpha)
         return (x_RI if alpha == 1.0 else x_RI * alpha) @ weight_IO
@@ -74,10 +74,11 @@ def sum_of_products(a_KBXZ: Tensor, b_KBZY: Tensor, plus_BXY: Tensor | None = No
 
 
 def accumulate(out_BXY: Tensor, a_BXZ: Tensor, b_BZY: Tensor, adding: bool) -> None:
-    """Write a b into `out_BXY`, of this or of a finer dtype, or add it."""
-    if out_BXY.dtype == a_BXZ.dtype:
-        torch.baddbmm(out_BXY, a_BXZ, b_BZY, beta=int(adding), out=out_BXY)
+    """Write a b into `out_BXY`, of this or of a finer dtype, or add it: summed and stored in that."""
+    fine = out_BXY.dtype
+    if a_BXZ.dtype == fine or a_BXZ.is_cpu:
+        torch.baddbmm(out_BXY, a_BXZ.to(fine), b_BZY.to(fine), beta=int(adding), out=out_BXY)
     elif adding:
-        out_BXY.add_(torch.bmm(a_BXZ, b_BZY))
-    else:
-        out_BXY.copy_(torch.bmm(a_BXZ, b_BZY))
+        out_BXY.add_(torch.bmm(a_BXZ, b_BZY, fine))
+    else:  # a card has products with results of another dtype, at the speed of the coarser one
+        torch.bmm(a_BXZ, b_BZY, fine, out=out_BXY)

@@ -34,10 +34,16 @@ class FusedResnet:
         self.norm1, self.norm2, self.recompute = module.norm1, module.norm2, recompute
         self.conv1, self.conv2 = Kernel(module.conv1, scratch, switches), Kernel(module.conv2, scratch, switches)
         self.shortcut_OC: Tensor | None = None
+        self.shortcut_bias_O: Tensor | None = None
         if module.conv_shortcut is not None:
             assert module.conv_shortcut.bias is not None
+            assert self.conv2.bias_O is not None
             self.shortcut_OC = module.conv_shortcut.weight.detach().flatten(1)
-            self.conv2.bias_O = self.conv2.bias_O + module.conv_shortcut.bias.detach()
+            bias_O = self.conv2.bias_O + module.conv_shortcut.bias.detach()
+            if bias_O.is_cpu:
+                self.conv2.bias_O = bias_O
+            else:  # there a product adds it as it is stored, a convolution afterwards
+                self.conv2.bias_O, self.shortcut_bias_O = None, bias_O
 
     def forward(self, x_BCHW: Tensor, t_BO11: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """(output with channels last, what backward needs)."""
@@ -47,10 +53,7 @@ class FusedResnet:
         if self.recompute:
             del n1_BCHW
         n2_BOHW, stats2, silu = group_norm_silu(self.norm2, h_BOHW)
-        straight_BOHW = x_BCHW
-        if self.shortcut_OC is not None:
-            straight_BOHW = from_rows(torch.mm(to_rows(x_BCHW), self.shortcut_OC.t()), x_BCHW)
-        y_BOHW = self.conv2.forward(n2_BOHW, straight_BOHW, silu=silu)
+        y_BOHW = self.conv2.forward(n2_BOHW, self._straight(x_BCHW), silu=silu)
         if self.recompute >= Recompute.BLOCK:
             return y_BOHW, (x_BCHW, t_BO11)
         if self.recompute >= Recompute.ELEMENTWISE:
@@ -58,6 +61,14 @@ class FusedResnet:
         if not silu:  # a kernel's backward reads the norms' inputs alone
             return y_BOHW, (x_BCHW, stats1, h_BOHW, stats2, None, None)
         return y_BOHW, (x_BCHW, stats1, h_BOHW, stats2, n1_BCHW, n2_BOHW)
+
+    def _straight(self, x_BCHW: Tensor) -> Tensor:
+        """What goes past the convolutions, with channels last."""
+        if self.shortcut_OC is None:
+            return x_BCHW
+        if self.shortcut_bias_O is None:
+            return from_rows(torch.mm(to_rows(x_BCHW), self.shortcut_OC.t()), x_BCHW)
+        return from_rows(torch.addmm(self.shortcut_bias_O, to_rows(x_BCHW), self.shortcut_OC.t()), x_BCHW)
 
     def backward(self, saved: tuple[Any, ...], dy_BOHW: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None, None]:
         """The gradient of `x_BCHW`; the time input has none."""

@@ -132,7 +132,8 @@ class FusedTransformer:
         h_RC, own = self.own.forward(h_RC, batch)
         h_RC, caption = self.caption.forward(h_RC, kv_OR, batch)
         h_RC, feed = self.feed.forward(h_RC)
-        y_RC = self.proj_out.rows(h_RC).add_(to_rows(x_BCHW))
+        x_RC = to_rows(x_BCHW)
+        y_RC = self.proj_out.rows(h_RC).add_(x_RC) if x_RC.is_cpu else self.proj_out.rows(h_RC, x_RC)
         last = h_RC if self.proj_out.records else None
         return from_rows(y_RC, x_BCHW), (x_BCHW, stats, in_RC if self.keep else None, own, caption, feed, last)
 
