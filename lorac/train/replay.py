@@ -29,9 +29,9 @@ def replay_for(
 ) -> Replay:
     """For a base of `dtype` on `device`, whose networks are all `fused`, or `merged` too. Autograd's own gradients have
     no place of their own, and dropouts draw anew at each pass: those are done as they are. Tapes take at most `room`
-    bytes."""
+    bytes, and so do graphs while another pass is done."""
     if device.type == "cuda":
-        return Graphs(Cuda(device), switches.graphs and fused, recover, warn)
+        return Graphs(Cuda(device), switches.graphs and fused, room, recover, warn)
     usual = device.type == "cpu" and dtype == torch.float32  # tapes know no loss scale
     # While a step is recorded it takes half of them, and those that are recorded hold the other.
     return Tapes(helper, switches.tape and merged and usual, limit=room // 2, held=room // 2, warn=warn)
