@@ -117,6 +117,7 @@ SETTINGS: dict[str, tuple[object, set[str]]] = {
     "train.optimizer_args": ({"d_coef": 2.0}, {"train"} | WRITTEN),
     "train.ema_decay": (0.5, {"train"} | WRITTEN),
     "train.attention": ("math", WRITTEN),  # rounding on a card: see test_attention_is_in_the_key_of_what_is_repeatable
+    "train.compile": (True, WRITTEN),
     "train.deterministic": (True, {"train"} | WRITTEN),
     "train.lr_scheduler_timescale": (5, {"schedule"} | WRITTEN),
     "train.lr_scheduler_min_lr_ratio": (0.5, {"schedule"} | WRITTEN),

@@ -132,7 +132,8 @@ def load_base(work: Work, device: Device, plan: Plan | None) -> tuple[UNet, Text
     from lorac.sd.device import CPU
     from lorac.train.survive import give_back
 
-    give_back()  # trainers before this one, whose parts hold each other
+    if device.name == "cuda":
+        give_back()  # a card's memory, of trainers before this one, whose parts hold each other
     unet = weights.unet(work.open(work.shared["unet"]), device.dtype).to(device.name)
     of_text = CPU if plan and plan.away else device
     return unet, weights.text_encoder(work.open(work.shared["text"]), of_text.dtype).to(of_text.name)

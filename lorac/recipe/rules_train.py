@@ -73,6 +73,9 @@ def _deterministic(document: Document) -> Iterator[Finding]:
     if document.train.deterministic and document.train.attention == "xformers":
         cause = "the attention of xformers is not deterministic on all cards"
         yield Finding(("train", "attention"), cause, 'choose "sdpa" or "math", or take deterministic out')
+    if document.train.deterministic and document.train.compile:
+        cause = "what torch.compile makes may change from one machine to the next"
+        yield Finding(("train", "compile"), cause, "take out compile or deterministic")
 
 
 def _optimizer_args(document: Document) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from lorac.sd.clip import TextEncoder
 from lorac.sd.lora_names import PARTS, Part
 from lorac.sd.lora_stack import Stack
 from lorac.sd.unet import UNet
+from lorac.train.compiled import Compiled
 from lorac.train.fused.network import Fused
 from lorac.train.helper import Inline, helper_for, keep_freed_memory, threads
 from lorac.train.member import Member
@@ -43,7 +44,8 @@ class Trainer:
     The base may be float32 or, on a GPU, float16: then losses are scaled. `clip_skip` counts from 1, the last layer.
     Members train the same parts; several need networks that can be fused. Fused operations take the place of the
     modules of `unet` and `text_encoder`. A batch is cut into `split` passes, whose gradients add up; into
-    more when memory runs out, of which `warn` is told. Recorded steps take at most `tapes` bytes.
+    more when memory runs out, of which `warn` is told. Recorded steps take at most `tapes` bytes; CUDA graphs do while
+    another pass is done.
     """
 
     def __init__(
@@ -83,6 +85,9 @@ class Trainer:
             warn=warn,
         )
         self.fused = self._fuse(self.tapes) if fused else None
+        # A network with dropout is another one at each step.
+        compiled = self.switches.compile and not fused and not self.members[0].lora.dropping
+        self._estimate: Callable[..., Tensor] = Compiled(unet, warn) if compiled else unet
         self._small = self.fused is not None and merged
         for member in self.members:
             member.lora.fuse(self._fused_parts())
@@ -170,7 +175,7 @@ class Trainer:
             self.tapes.do(member.optimiser.settle)
         noisy_BCHW = _joined([batch.noisy for batch in rows]).to(self.device, self.dtype)
         t_B = _joined([batch.timestep for batch in rows]).to(self.device)
-        estimate_BCHW = self.unet(noisy_BCHW, t_B, context_BLD)
+        estimate_BCHW = self._estimate(noisy_BCHW, t_B, context_BLD)
         estimates = [estimate_BCHW] if len(rows) == 1 else estimate_BCHW.chunk(len(rows))
         parts = dict(zip(self._places(shares), estimates, strict=True))
         objectives = [self.members[share.member].objective for share in shares]

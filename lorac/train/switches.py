@@ -37,6 +37,7 @@ class Switches:
     text_states: of a text encoder that is not trained, the states of each caption are computed once.
     recompute: None chooses by the size of the base: small ones keep everything.
     attention: which kernel computes it on a card, see `fused/backends.py`.
+    compile: what is not fused goes through torch.compile, but for networks with dropout.
     """
 
     fused: bool = True
@@ -49,3 +50,4 @@ class Switches:
     text_states: bool = True
     recompute: Recompute | None = None
     attention: str = "auto"
+    compile: bool = False

@@ -220,6 +220,13 @@ class Train(Section, frozen=True):
             "always use sdpa; on a CPU sdpa and math change nothing.",
         ),
     ] = "auto"
+    compile: Annotated[
+        bool,
+        key(
+            "On a card, LoCon and DoRA are trained through torch.compile, which wants Triton and takes minutes for "
+            "each size of pictures. What lorac has kernels for is not compiled, nor are networks with dropout."
+        ),
+    ] = False
     deterministic: Annotated[
         bool,
         key(
