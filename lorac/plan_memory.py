@@ -28,7 +28,7 @@ AGAIN = {
     Recompute.TRANSFORMER: "transformers are computed again",
     Recompute.BLOCK: "whole blocks are computed again",
 }
-NAMES = {"weights": "base", "lora": "LoRA", "captions": "states of captions", "context": "libraries"}
+NAMES = {"weights": "base", "lora": "LoRA", "blas": "cuBLAS", "captions": "states of captions", "context": "libraries"}
 
 
 def memory_run(recipe: Recipe, figures: Figures, cuda: bool) -> Run | None:

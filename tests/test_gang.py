@@ -25,8 +25,8 @@ def bench(tmp_path: Path) -> Bench:
 
 
 RECIPES = [
-    Recipe(1, 1.0, 2e-3, seed=1, links=2),
-    Recipe(96, 48.0, 5e-4, seed=2),
+    Recipe(1, 1.0, 2e-3, steps=24, seed=1, links=2),
+    Recipe(96, 48.0, 5e-4, steps=24, seed=2),
 ]
 
 
@@ -146,6 +146,10 @@ def test_what_a_card_has_free_is_without_what_torch_has_loaded(bench: Bench, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5 * 10**9, 8 * 10**9))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("lorac.kinds.memory._kernels", lambda: True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     assert budget_of(work) == 6 * 10**9 + CONTEXT
     run = described([work])
     assert run is not None and run.captions == 12, "as many as samples, as in a plan"
+    assert run.blas == 2**25

@@ -63,7 +63,10 @@ def train(scope: Scope, sets: Sequence[Pictures], schedule: Node, weights: Node)
     if scope.recipe.network.weights is not None:
         start = scope.add("start", {}, hints={"path": scope.recipe.network.weights})
         inputs["start"] = Input(start, "file")
-    return scope.add("train", params, inputs, hints={"attention": attention})
+    hints: dict[str, Value] = {"attention": attention}
+    if scope.recipe.train.compile:
+        hints["compile"] = True
+    return scope.add("train", params, inputs, hints=hints)
 
 
 def _check_prediction(scope: Scope) -> None:

@@ -72,6 +72,8 @@ def described_one(work: Work) -> Run | None:
         captions=max(map(sum, batches)) * max(steps.first_step + len(steps), work.total * len(steps)),
         resolution=max(height, width),
         cuda=_on_card(),
+        capability=_capability(),
+        kernels=_kernels(),
     )
 
 
@@ -93,6 +95,26 @@ def header(work: Work, digest: Digest) -> Header:
 def _size(latent: Header) -> tuple[int, int]:
     _, height, width = latent.tensors["mean"].shape
     return height, width
+
+
+def _kernels() -> bool:
+    """Whether they run: Triton may be there and a compiler for it not."""
+    if not _on_card():
+        return False
+    import torch
+
+    from lorac.kernels import gate
+
+    opens: bool = gate.opens(torch.zeros(1, device="cuda"))
+    return opens
+
+
+def _capability() -> tuple[int, int] | None:
+    if not _on_card():
+        return None
+    import torch
+
+    return torch.cuda.get_device_capability()
 
 
 def _on_card() -> bool:

@@ -168,7 +168,11 @@ def trainer_of(runs: Sequence[Run], unet: UNet, text: TextEncoder, plan: Plan | 
         [run.member for run in runs],
         clip_skip=runs[0].work.params["clip_skip"],
         max_token_length=runs[0].slice.max_token_length,
-        switches=Switches(recompute=plan.recompute if plan else None, attention=attention_of(runs[0].work)),
+        switches=Switches(
+            recompute=plan.recompute if plan else None,
+            attention=attention_of(runs[0].work),
+            compile=bool(runs[0].work.hints.get("compile")) and unet.conv_in.weight.is_cuda,
+        ),
         split=plan.split if plan else 1,
         tapes=plan.tapes if plan else TAPES,
         warn=runs[0].work.warn,

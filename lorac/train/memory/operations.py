@@ -1,10 +1,13 @@
 """What each fused operation keeps and needs, as the operations in `lorac.train.fused` have it, line by line.
 
+    transformer, nothing        kept: what follows, and x downᵀ of each module, what norms and GEGLU gave
     transformer, elementwise    kept: 19 C a pixel: x, h1, q k v, a, h2, q, a, h3, the projection (8 C), h4
     transformer, feed-forward   11 C: all but the projection
     transformer, transformer    C: x alone
     resnet                      C in, C out: x, what the first convolution gave
     resnet, block               C in: x alone
+
+Where Triton's kernels run, backward goes through SiLU with the norm before it, and wants no gelu of its own.
 
 Functions ending in `_back` give the gradient of the input. Letters: R rows, I inputs, O outputs, C channels.
 """
@@ -83,6 +86,7 @@ class Transformer:
     proj_out: Linear
     level: Recompute
     cuda: bool
+    kernels: bool
 
     @property
     def count(self) -> int:
@@ -137,7 +141,7 @@ class Transformer:
         r, c = self.count, self.channels
         n = m.new(r * c)
         u = rows(m, self.geglu, r)
-        gelu = m.new(r * 4 * c)
+        gelu = None if self.kernels else m.new(r * 4 * c)
         f = m.new(r * 4 * c)
         y = rows(m, self.ff_out, r)
         if self.keep:
@@ -174,7 +178,7 @@ class Transformer:
         n = n or m.new(r * c)
         u = u or rows(m, self.geglu, r)
         if f is None:
-            gelu, f = m.new(r * 4 * c), m.new(r * 4 * c)
+            gelu, f = None if self.kernels else m.new(r * 4 * c), m.new(r * 4 * c)
         df = rows_back(m, self.ff_out, r)
         del f, df, gelu
         dn = rows_back(m, self.geglu, r)
@@ -225,10 +229,11 @@ class Resnet:
     level: Recompute
     scratch: bool
     """Whether SiLU's result is written into the convolutions' own buffers."""
+    kernels: bool
 
     @property
     def keep(self) -> bool:
-        return self.level < Recompute.ELEMENTWISE
+        return self.level < Recompute.ELEMENTWISE and not self.kernels
 
     def forward(self, m: Meter, x: Block) -> tuple[Block, Any]:
         i, o = (self.samples * self.pixels * each for each in (self.inputs, self.channels))
@@ -251,6 +256,13 @@ class Resnet:
             n = m.new(i)
             h = m.new(o)
             del n
+            n2 = m.new(o)
+        if self.kernels:
+            d = m.new(o)
+            d = m.new(o)
+            del h, n2, saved
+            d = m.new(i)
+            return m.new(i)
         n2 = n2 or m.new(o)
         d = m.new(o)
         s = m.new(o)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lorac.train.memory.blas import workspaces
 from lorac.train.memory.run import TEXT_STATES, Plan, Run
 from lorac.train.memory.shapes import TOKENS, factors
 from lorac.train.memory.step import activations
@@ -11,7 +12,8 @@ from lorac.train.memory.work import work
 from lorac.train.switches import Recompute
 
 CONTEXT = 450 * 10**6
-"""What CUDA, cuBLAS and cuDNN take for themselves: assumed, as drivers and cards differ; 300 to 600 MB are reported."""
+"""What CUDA, cuBLAS and cuDNN take beside torch's allocator: assumed, as drivers and cards differ; 300 to 600 MB are
+reported."""
 PROCESS = 420 * 10**6
 """Python with torch and transformers on a CPU: resident set after the imports, torch 2.13."""
 MOMENTS = {"adamw": 8.0, "adamw8bit": 2 + 8 / 256, "lion": 4.0, "prodigy": 16.0, "adamw_schedule_free": 8.0}
@@ -32,13 +34,14 @@ class Prediction:
     optimiser: int
     activations: int
     workspace: int
+    blas: int
     captions: int
     context: int
     work: float
 
     @property
     def parts(self) -> dict[str, int]:
-        names = ("weights", "lora", "gradients", "optimiser", "activations", "workspace", "captions", "context")
+        names = ("weights", "lora", "gradients", "optimiser", "activations", "workspace", "blas", "captions", "context")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -51,11 +54,11 @@ def predict(run: Run, plan: Plan) -> Prediction:
     stored = len(run.networks) * factors(sizes, run.ranks)
     kept, peak, scratch, copies = activations(run, plan)
     text = 0 if plan.away else sizes.text_weights()
-    # The optimiser's turn comes when nothing is kept from forward any more.
+    # The optimiser's turn comes when nothing is kept from forward any more; but CUDA graphs keep all their memory.
     trained = max(factors(sizes, network) for network in run.networks)
     copied = 4 * trained if run.optimizers.intersection(COPIES) else 0
     moments = max(MOMENTS.get(optimizer, 0.0) for optimizer in run.optimizers)
-    peak = max(peak, copied)
+    peak = peak + copied if run.cuda else max(peak, copied)
     return Prediction(
         weights=(sizes.unet_weights() + text) * run.element + copies + _merged(run),
         lora=stored * (4 + (run.element if copies_factors(run, plan) else 0)),
@@ -63,6 +66,7 @@ def predict(run: Run, plan: Plan) -> Prediction:
         optimiser=round(stored * (moments + (4 if run.ema else 0))),
         activations=kept,
         workspace=peak - kept + scratch,
+        blas=run.blas * workspaces(run.text, plan.away),
         captions=_captions(run, plan),
         context=CONTEXT if run.cuda else PROCESS,
         work=work(run, plan),

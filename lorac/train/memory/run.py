@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 from lorac.sd.lora_settings import NetworkSettings
+from lorac.train.memory.blas import workspace
 from lorac.train.memory.shapes import Sizes, ranks
 from lorac.train.switches import Recompute
 
@@ -26,7 +29,7 @@ class Run:
     """networks: of each LoRA in the gang, rank by module; height, width in pixels of the largest bucket; batch: of one
     LoRA; chunks: of a caption; optimizers: those of the gang, of which the hungriest counts for all; cuda: float16 base
     on a card, else float32 on a CPU; captions: how many different ones there may be, None for any number. `resolution`
-    is the recipe's, for remedies."""
+    is the recipe's, for remedies. kernels: whether Triton's run. blas: bytes that cuBLAS works in, see `blas.py`."""
 
     sizes: Sizes
     networks: tuple[Mapping[str, int], ...]
@@ -39,6 +42,8 @@ class Run:
     cuda: bool = False
     captions: int | None = None
     resolution: int = 512
+    kernels: bool = False
+    blas: int = 0
 
     @classmethod
     def of(
@@ -54,8 +59,11 @@ class Run:
         captions: int,
         resolution: int,
         cuda: bool,
+        capability: tuple[int, int] | None = None,
+        kernels: bool | None = None,
     ) -> Run | None:
-        """Of one LoRA with these sections of a recipe; None for what cannot be predicted: LoCon, DoRA and dropouts."""
+        """Of one LoRA with these sections of a recipe; None for what cannot be predicted: LoCon, DoRA and dropouts.
+        `capability` of the card and whether `kernels` run on it, if that is known; else they do where Triton is."""
         settings = NetworkSettings.of(network, train)
         if settings.dora or settings.dropping or settings.locon:
             return None
@@ -70,6 +78,8 @@ class Run:
             cuda=cuda,
             captions=captions,
             resolution=resolution,
+            kernels=cuda and (find_spec("triton") is not None if kernels is None else kernels),
+            blas=workspace(capability, os.environ, bool(train.get("deterministic"))) if cuda else 0,
         )
 
     @classmethod
@@ -112,8 +122,8 @@ class Run:
 @dataclass(frozen=True)
 class Plan:
     """split: into how many passes each batch is cut. away: a text encoder that is not trained stays on the CPU, where
-    it computes in float32, while the U-Net is on a card. tapes: bytes that recording steps and recorded ones may take
-    beside what is predicted."""
+    it computes in float32, while the U-Net is on a card. tapes: bytes that recording steps and recorded ones, or CUDA
+    graphs while another pass is done, may take beside what is predicted."""
 
     split: int = 1
     recompute: Recompute = Recompute.ELEMENTWISE

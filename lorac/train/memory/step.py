@@ -105,7 +105,9 @@ class _Pass:
         if unit.kind == "resnet":
             self._convolution(unit.inputs, unit.channels, unit.level)
             self._convolution(unit.channels, unit.channels, unit.level)
-            return Resnet(unit.inputs, unit.channels, self._samples, pixels, level, not self._run.cuda)
+            return Resnet(
+                unit.inputs, unit.channels, self._samples, pixels, level, not self._run.cuda, self._run.kernels
+            )
         enlarged = unit.kind == "up"
         self._convolution(
             unit.inputs, unit.channels, unit.level + (1 if enlarged else -1), 1 if enlarged else 2, enlarged
@@ -137,6 +139,7 @@ class _Pass:
             self._linear(f"{unit.path}.proj_out"),
             level,
             self._run.cuda,
+            self._run.kernels,
         )
 
     def _captions(self) -> list[Block]:
