@@ -2,8 +2,10 @@
 
     python -m benchmarks.ablation --size full --px 256 [--rounds 3] [--only winograd] [--device cuda]
 
-The things are those of `lorac/train/switches.py`. Each pair runs in one process, in turns. `keep_memory` is the
-exception: it tells the C library of a whole process what to do, so each side has processes of its own.
+The things are those of `lorac/train/switches.py`, and on a card each of lorac's kernels beside: without it the plain
+form runs, or with it where training leaves it alone (`gate.UNUSED`). Each pair runs in one process, in turns.
+`keep_memory` is the exception: it tells the C library of a whole process what to do, so each side has processes of its
+own.
 `python -m benchmarks.tables` makes the table in benchmarks/README.md of the JSON.
 """
 
@@ -11,12 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+from lorac.kernels import gate
 
-from benchmarks.common import WARM, Series, alone, alternate, keep, pin, processes, table, times
+from benchmarks.common import WARM, Contestant, Series, alone, alternate, keep, pin, processes, table, times
 from benchmarks.models import SIZES, Models, draw
 from benchmarks.ours import LoracStep
 from lorac.train.switches import Switches
@@ -26,7 +31,8 @@ THINGS = {
     "mini": ("fused", "joined", "winograd", "beside", "keep_memory", "tape"),
 }
 """What can matter at a size, on a CPU."""
-ON_CARD = ("fused", "joined", "graphs", "text_states")
+KERNELS = ("group_norm", "geglu", "layer_norm", "loss", "adamw", "lora_linear")
+ON_CARD = ("fused", "joined", "graphs", "text_states", *KERNELS)
 """… and on a card."""
 APART = "keep_memory"
 APART_STEPS = {"full": 2, "mini": 30}
@@ -59,28 +65,56 @@ def main() -> None:
     for name in things if options.only is None else (options.only,):
         series = apart(name, options) if name == APART else together(name, models, options)
         ratio = times(series, name, ON)
-        rows = [[ON, f"{series[ON].median * 1e3:.0f}"], [f"without {name}", f"{series[name].median * 1e3:.0f}"]]
+        word = "with" if name in gate.UNUSED else "without"
+        rows = [[ON, f"{series[ON].median * 1e3:.1f}"], [f"{word} {name}", f"{series[name].median * 1e3:.1f}"]]
         print(table([f"{options.size}, {options.px} px", "median ms"], rows), flush=True)
         facts = {"ratio": round(ratio, 3), "seconds": {key: s.facts() for key, s in series.items()}}
+        facts["with"] = name in gate.UNUSED
         device = "-cuda" if options.device == "cuda" else ""
-        keep("ablation", f"{options.size}-{options.px}{device}-{name}", facts, ["torch"])
+        keep("ablation", f"{options.size}-{options.px}-{name}{device}", facts, ["torch"])
+
+
+class Changed:
+    """A trainer's steps with all on but for one thing."""
+
+    def __init__(self, name: str, models: Models, px: int) -> None:
+        self._name, self._step = name, LoracStep(models, px, 1, switches=switched(name))
+
+    def __call__(self, index: int) -> object:
+        with _changed(self._name):
+            return self._step(index)
+
+    def finish(self) -> None:
+        with _changed(self._name):
+            self._step.finish()
+
+
+@contextmanager
+def _changed(name: str) -> Iterator[None]:
+    """Inside, a kernel that is used is not, and one that is not is."""
+    names = {name} & set(KERNELS)
+    gate.UNUSED ^= names
+    try:
+        yield
+    finally:
+        gate.UNUSED ^= names
 
 
 def switched(name: str) -> Switches:
-    """Everything on, but for `name`."""
-    off: dict[str, Any] = {} if name == ON else {name: False}
+    """Everything on, but for `name`, if it is one of them."""
+    off: dict[str, Any] = {name: False} if hasattr(Switches(), name) else {}
     return replace(Switches(), **off)
 
 
-def steps_of(size: str) -> int:
+def steps_of(options: argparse.Namespace) -> int:
     """Steps in a turn."""
-    return {"full": 1, "mini": 4}[size]
+    return 10 if options.device == "cuda" else {"full": 1, "mini": 4}[options.size]
 
 
 def together(name: str, models: Models, options: argparse.Namespace) -> dict[str, Series]:
     """Both in this process, in turns."""
-    pair = {key: LoracStep(models.again(), options.px, 1, switches=switched(key)) for key in (ON, name)}
-    return alternate(pair, options.rounds, steps_of(options.size), WARM[options.size])
+    pair: dict[str, Contestant] = {key: Changed(key, models.again(), options.px) for key in (ON, name)}
+    return alternate(pair, options.rounds, steps_of(options), WARM[options.size])
 
 
 def apart(name: str, options: argparse.Namespace) -> dict[str, Series]:

@@ -51,14 +51,16 @@ PARTS = (
     Part("tests", ("-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", *GPU_TESTS), 150),
     _bench("step 512", "step", "--size full --px 512 --rounds 6", 60, peer=True),
     _bench("gang 512", "gang", "--size full --px 512 --count 5 --rounds 6", 60),
+    _bench("2808 steps", "whole", "--size full --noise 100", 210),
     _bench("tiers", "tiers", "", 100),
+    _bench("parity", "parity", "--threads 16", 100),
     _bench("kernels", "kernels", "", 90),
     _bench("attention", "attention", "", 50),
     _bench("deterministic", "deterministic", "--size full --px 512 --rounds 5", 50),
     _bench("profile", "profile_step", "--size full --px 512", 30),
     _bench("step 512, batch 8", "step", "--size full --px 512 --batch 8 --rounds 4", 60, peer=True),
+    _bench("ablation", "ablation", "--size full --px 512 --rounds 4", 120),
     _bench("step 512, compiled", "step", "--size full --px 512 --rounds 4 --compile", 120, peer=True),
-    Part("memory", ("-m", "benchmarks.memory", "--quick"), 60),
     _bench("step mini", "step", "--size mini --rounds 6", 40, peer=True),
     _bench("gang mini", "gang", "--size mini --count 5 --rounds 6", 40),
     _bench("step 256", "step", "--size full --px 256 --rounds 6", 40, peer=True),
@@ -71,7 +73,8 @@ def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     print(f"device: {device}" if device else "no CUDA device: nothing to run", flush=True)
-    parts = run(PARTS if device else ())
+    wanted = sys.argv[2:] or [part.name for part in PARTS]
+    parts = run([part for part in PARTS if part.name in wanted] if device else ())
     facts = {
         "benchmark": "gpu",
         "device": device or "no CUDA",

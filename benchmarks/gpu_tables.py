@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lorac.kernels import gate
+
 from benchmarks.common import RESULTS
 
 Case = Mapping[str, Any]
 UNMEASURED = "Not measured yet: `bash benchmarks/gpu.sh` on a machine with an NVIDIA card fills this in."
 ENDING = "-cuda"
+STEPS = 2808
+"""Of the article's first run."""
 
 
 def cuda(results: Path = RESULTS) -> str:
@@ -23,11 +27,34 @@ def cuda(results: Path = RESULTS) -> str:
     lines: list[str] = []
     for card in cards:
         lines += [f"### {card}", ""]
+        own = {name: {key: c for key, c in cases.items() if _card(c) == card} for name, cases in found.items()}
+        lines += [*_targets(own), ""]
         for name, rows in PARTS.items():
-            own = {key: case for key, case in found[name].items() if _card(case) == card}
-            for key, case in own.items():
+            for key, case in own[name].items():
                 lines += [*rows(key, case), ""]
     return "\n".join(lines).rstrip()
+
+
+def _targets(own: Mapping[str, Mapping[str, Case]]) -> Iterator[str]:
+    """What an H100 is to reach, at 512 px and rank 128."""
+    step, large, gang = own["step"].get("full-512-b1"), own["step"].get("full-512-b8"), own["gang"].get("full-512-n5")
+    kernels = own["kernels"].get("full-512", {}).get("kernels", {}).items()
+    used = [facts for kernel, facts in kernels if kernel.split()[0] not in gate.UNUSED]
+    shares = [part for part in (large and large["share"]["lorac"], gang and gang.get("share")) if part]
+    eager, compiled = ([k[key] for k in used if k.get(key)] for key in ("over_eager", "over_compiled"))
+    whole = own["whole"].get("full-lr0.0001")
+    done = whole and not whole["exit_code"] and whole["steps"] == STEPS
+    rows = {
+        "batch 1: steps/s over diffusers + PEFT": (step and f"{step['ratio']:.2f} ×", "≥ 3 ×"),
+        "batch 1: steps/s": (step and f"{1 / step['seconds']['lorac']['median']:.1f}", "≥ 60"),
+        "gang of 5: LoRA-steps/s": (gang and f"{5 / gang['seconds']['together']['median']:.1f}", "≥ 120"),
+        "share of the GEMM rate, gang of 5 or batch 8": (shares and _percent(max(shares)), "≥ 35%"),
+        "the least gain of a kernel over its eager definition": (eager and f"{min(eager):.2f} ×", "≥ 1.5 ×"),
+        "… and over the compiled one": (compiled and f"{min(compiled):.2f} ×", "≥ 1 ×"),
+        f"{STEPS} steps, from the start to the file": (whole and done and f"{whole['seconds']:.0f} s", "≤ 90 s"),
+    }
+    yield from _head("512 px, rank 128", "measured", "target on an H100")
+    yield from (_row(what, measured or "not measured", target) for what, (measured, target) in rows.items())
 
 
 def _cases(path: Path) -> dict[str, Case]:
@@ -73,7 +100,8 @@ def _tiers(name: str, case: Case) -> Iterator[str]:
         how = row["recompute"].replace("_", " ") if "recompute" in row else row.get("said", "").replace("|", "/")
         error = f"{row['error']:+.1%}" if "error" in row else ""
         held = "yes" if row["held"] else "no"
-        yield _row(f"{row['gib']} GiB", str(row["batch"]), what, how, *sizes, error, held)
+        batch = f"{row['batch']}, {row['shapes']} shapes" if row.get("shapes", 1) > 1 else str(row["batch"])
+        yield _row(f"{row['gib']} GiB", batch, what, how, *sizes, error, held)
 
 
 def _attention(name: str, case: Case) -> Iterator[str]:
@@ -101,6 +129,22 @@ def _profile(name: str, case: Case) -> Iterator[str]:
     yield from (_row(kind, _percent(share)) for kind, share in case["kinds"].items())
 
 
+def _whole(name: str, case: Case) -> Iterator[str]:
+    ended = f"exit code {case['exit_code']}: {case['said']}" if case["exit_code"] else f"{case['seconds']:.0f} s"
+    yield f"`lorac build` of {case['steps']} steps with learning rate {case['rate']:g}, `{name}`: {ended}."
+
+
+def _parity(name: str, case: Case) -> Iterator[str]:
+    errors = ", ".join(f"{what} {error:.1e}" for what, error in case["relative_errors"].items())
+    yield f"The step on the card against that on the CPU, relative errors, `{name}`: {errors}."
+
+
+def _ablation(name: str, case: Case) -> Iterator[str]:
+    size, px, thing = name.split("-")
+    word = "with" if case["with"] else "without"
+    yield f"A step of {size}, {px} px, {word} `{thing}` takes {case['ratio']:.2f} × the time."
+
+
 def _kernels(name: str, case: Case) -> Iterator[str]:
     yield f"Kernels of lorac, `{name}`:"
     yield ""
@@ -118,6 +162,9 @@ PARTS: Mapping[str, Callable[[str, Case], Iterator[str]]] = {
     "attention": _attention,
     "deterministic": _deterministic,
     "profile_step": _profile,
+    "ablation": _ablation,
+    "whole": _whole,
+    "parity_cuda": _parity,
 }
 """By the file that has the cases, in the order of the page."""
 

@@ -155,15 +155,15 @@ def _adamw() -> list[Case]:
 def _step(update: Callable[..., None]) -> Callable[[Tensor], Tensor]:
     @cache
     def held(size: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-        """(factors, moments, number of steps), and (gradient, rate, divisor, overflow)."""
+        """(factors, moments, number of steps), and (gradient, divisor, overflow)."""
         drawn = [_drawn((size,)).to(device) for _ in range(2)]
         zeros = [torch.zeros(size, device=device) for _ in range(2)]
-        numbers = [torch.full((), value, device=device) for value in (0.0, 1e-2, 65536.0, 0.0)]
-        return [drawn[0], *zeros, numbers[0]], [drawn[1], *numbers[1:]]
+        steps, divisor, overflow = (torch.full((), value, device=device) for value in (0.0, 65536.0, 0.0))
+        return [drawn[0], *zeros, steps], [drawn[1], divisor, overflow]
 
     def step(copy_E: Tensor) -> Tensor:
-        flat, others = held(len(copy_E), copy_E.device)
-        update(adamw.Flat(*flat, copy_E.detach()), *others)
+        flat, (gradient_E, *scalars) = held(len(copy_E), copy_E.device)
+        update(adamw.Flat(*flat, copy_E.detach()), gradient_E, 1e-2, *scalars)
         return copy_E
 
     return step

@@ -3,7 +3,8 @@
     python -m benchmarks.kernels [OPERATION …] [--rounds 5] [--device cuda]
 
 For each: microseconds forward, and forward and backward together; the bytes it must move a second; how often it runs in
-the time of the eager definition, and of the compiled one, as the median of rounds in turns. And on paper, what moving
+the time of the eager definition, and of the compiled one (of an operation's first and last shape: to compile takes
+seconds), as the median of rounds in turns. And on paper, what moving
 those bytes takes on an RTX 2070 SUPER. Times are of calls captured in a CUDA graph, as the training step runs them, so
 what a call costs on the processor does not count. Without a card it says so and ends with 0.
 """
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from lorac.kernels import gate
 
 from benchmarks.common import keep, table
 from benchmarks.kernel_cases import CASES, Case
@@ -35,12 +37,14 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing to measure")
         return
+    gate.UNUSED.clear()  # what training leaves alone is measured too
     measured: dict[str, dict[str, Any]] = {}
     for operation in given.operations or CASES:
-        for case in CASES[operation]():
+        cases = CASES[operation]()
+        for case in cases:
             for backward in (False, True) if case.moved_back else (False,):
                 name = f"{case.name} {'both ways' if backward else 'forward'}"
-                measured[name] = measure(case, backward, given.rounds)
+                measured[name] = measure(case, backward, given.rounds, case in (cases[0], cases[-1]))
                 print(name, measured[name], flush=True)
         # Now and not at the end: there may be no time for all.
         facts = {"device": torch.cuda.get_device_name(0), "dtype": "float16", "kernels": measured}
@@ -49,12 +53,12 @@ def main() -> None:
     print(table(head, [[name, *map(str, figures.values())] for name, figures in measured.items()]))
 
 
-def measure(case: Case, backward: bool, rounds: int) -> dict[str, Any]:
-    """Figures of one operation and shape; of the compiled definition None if it cannot be compiled here."""
+def measure(case: Case, backward: bool, rounds: int, compiled: bool) -> dict[str, Any]:
+    """Figures of one operation and shape; None beside the compiled definition where that is not wanted or not made."""
     graphs = {"own": _graph(case, case.own, backward), "eager": _graph(case, case.definition, backward)}
-    torch._dynamo.reset()  # it compiles a function for eight shapes, and runs it as it is for more
     try:
-        graphs["compiled"] = _graph(case, torch.compile(case.definition, dynamic=False), backward)
+        if compiled:
+            graphs["compiled"] = _graph(case, torch.compile(case.definition, dynamic=False), backward)
     except Exception as why:  # no compiler for the host, say: the other figures count all the same
         print(f"{case.name}: not compiled: {type(why).__name__}", flush=True)
     times: dict[str, list[float]] = {name: [] for name in graphs}

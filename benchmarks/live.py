@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
+from lorac.kernels import gate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -82,9 +83,17 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._forget, key)
+        self.taken(key, size)
 
     def _forget(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
+        self.given_back(key)
+
+    def taken(self, key: int, size: int) -> None:
+        """A storage came to be: for those who want to know each."""
+
+    def given_back(self, key: int) -> None:
+        """It is gone; another may get its key."""
 
 
 class _Form:
@@ -172,11 +181,17 @@ class _Flash(torch.autograd.Function):
 
 
 @contextmanager
-def as_on_a_card() -> Iterator[None]:
-    """Tensors on torch's "meta" device then behave as on a card: no code for CPUs runs, and attention is a kernel's."""
-    before = functional.scaled_dot_product_attention
+def as_on_a_card(kernels: bool = False) -> Iterator[None]:
+    """Tensors on torch's "meta" device then behave as on a card: no code for CPUs runs, and attention is a kernel's.
+
+    `kernels`: so are norms and the like, by the functions that launch Triton's kernels, without a launch.
+    """
+    before = functional.scaled_dot_product_attention, gate.opens, gate.Kernel.__getitem__
     functional.scaled_dot_product_attention = lambda q, k, v, *_, **__: _Flash.apply(q, k, v)  # type: ignore[no-untyped-call]
+    if kernels:
+        gate.opens = lambda x, operation="": operation not in gate.UNUSED and x.is_meta and x.dtype in gate.DTYPES
+        gate.Kernel.__getitem__ = lambda kernel, grid: lambda *_, **__: None
     try:
         yield
     finally:
-        functional.scaled_dot_product_attention = before
+        functional.scaled_dot_product_attention, gate.opens, gate.Kernel.__getitem__ = before

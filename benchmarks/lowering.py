@@ -70,7 +70,7 @@ class _watched:  # noqa: N801
     def __enter__(self) -> None:
         self._kept = gate.Kernel.__getitem__, gate.opens, gate.dots
         gate.Kernel.__getitem__ = lambda kernel, _: self._launch(kernel)
-        gate.opens = lambda x: x.dtype in gate.DTYPES
+        gate.opens = lambda x, operation="": x.dtype in gate.DTYPES
         gate.dots = lambda x: gate.opens(x) and self._card >= 80
 
     def __exit__(self, *_: object) -> None:

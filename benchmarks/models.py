@@ -67,12 +67,12 @@ def draw(size: Size, device: str = "cpu") -> Models:
         unet, text = UNet(size.unet), TextEncoder(size.text)
     for model in (unet, text):
         model.to_empty(device=device).to(dtype)
-        _fill(model)
+        fill(model)
         model.eval().requires_grad_(False)
     return Models(size, unet, text)
 
 
-def _fill(model: nn.Module) -> None:
+def fill(model: nn.Module) -> None:
     """Weights that keep activations near 1; uniform ones, as a thousand million normal numbers take half a minute."""
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.train.member import Member
 from lorac.train.objective import Pictures
 from lorac.train.step import Trainer
-from lorac.train.switches import Switches
+from lorac.train.switches import Recompute, Switches
 
 
 class LoracStep:
@@ -19,8 +21,11 @@ class LoracStep:
     def __init__(self, models: Models, px: int, batch: int, count: int = 1, switches: Switches | None = None) -> None:
         size = models.size
         self.size, self.batch = size, batch
+        switches = switches or Switches()
+        if models.unet.conv_in.weight.is_cuda and switches.recompute is None:  # as is planned where there is room
+            switches = replace(switches, recompute=Recompute.NOTHING)
         settings = NetworkSettings(size.rank, float(size.rank))
-        merged = None if switches is None or switches.fused else False  # autograd does not see into merged weights
+        merged = None if switches.fused else False  # autograd does not see into merged weights
         loras = [LoRANetwork(models.unet, models.text, settings, size.trained, seed, merged) for seed in range(count)]
         assert all(len(lora.adapters()) == size.modules for lora in loras)
         self.trainer = Trainer(

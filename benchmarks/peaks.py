@@ -7,19 +7,22 @@ device, and as on a CPU, in float32. `on_cpu` and `on_cuda` find it on real tens
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+from lorac.kernels import gate
 
 from benchmarks.live import Live, as_on_a_card
 from lorac.sd.clip import TextConfig, TextEncoder
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.unet import UNet, UNetConfig
 from lorac.train.member import Member
+from lorac.train.memory.blas import workspace, workspaces
 from lorac.train.memory.predict import predict
-from lorac.train.memory.run import Plan, Run
+from lorac.train.memory.run import TAPES, Plan, Run
 from lorac.train.memory.shapes import Sizes, ranks
 from lorac.train.objective import Pictures
 from lorac.train.slices import Sample, Step
@@ -32,7 +35,8 @@ Base = tuple[UNet, TextEncoder]
 
 @dataclass(frozen=True)
 class Setting:
-    """Of which a trainer is made. half: a float16 base, as on a card; away, split: see `Plan`; chunks: of a caption."""
+    """Of which a trainer is made. half: a float16 base, as on a card; away, split: see `Plan`; chunks: of a caption;
+    kernels: whether Triton's run; room: the plan's `tapes`."""
 
     rank: int = 128
     targets: tuple[str, ...] = BOTH
@@ -43,6 +47,8 @@ class Setting:
     chunks: int = 2
     tape: bool = True
     split: int = 1
+    kernels: bool = False
+    room: int = TAPES
 
     @property
     def text(self) -> bool:
@@ -50,7 +56,8 @@ class Setting:
 
     def run(self, size: Size, sizes: Sizes, cuda: bool) -> Run:
         network = ranks(NetworkSettings(self.rank, float(self.rank)).adapters(self.targets))
-        return Run(sizes, (network,) * self.gang, size.height, size.width, size.batch, self.chunks, cuda=cuda)
+        given = sizes, (network,) * self.gang, size.height, size.width, size.batch, self.chunks
+        return Run(*given, cuda=cuda, kernels=self.kernels)
 
 
 class Size(NamedTuple):
@@ -106,6 +113,7 @@ def trainer_of(base: Base, setting: Setting) -> Trainer:
         max_token_length=75 * setting.chunks,
         switches=Switches(recompute=setting.level, beside=False, tape=setting.tape),
         split=setting.split,
+        tapes=setting.room,
     )
 
 
@@ -126,7 +134,7 @@ def measure(
             yield Point(setting, size, *_on_cpu(setting, size, unet or UNetConfig(), text or TextConfig()))
         return
     configs = unet or UNetConfig(), text or TextConfig()
-    with as_on_a_card(), Live("meta") as live:
+    with as_on_a_card(setting.kernels), Live("meta") as live:
         with torch.device("meta"):
             base = models(*configs, torch.float16)
         trainer = trainer_of((base[0], TextEncoder(configs[1])) if setting.away else base, setting)
@@ -165,7 +173,10 @@ def on_real_cpu(setting: Setting, size: Size, unet: UNetConfig | None = None, te
 
 
 def on_cuda(setting: Setting, steps: Sequence[Size]) -> Iterator[Point]:
-    """The same as `measure` on a card, from the allocator's own count."""
+    """The same as `measure` on a card, from the allocator's own count, which has cuBLAS's workspaces in it."""
+    torch._C._cuda_clearCublasWorkspaces()  # those of settings before
+    setting = replace(setting, kernels=gate.opens(torch.zeros(1, device="cuda")))
+    blas = workspace(torch.cuda.get_device_capability(), os.environ) * workspaces(setting.text, setting.away)
     before = torch.cuda.memory_allocated()
     unet, text = models(UNetConfig(), TextConfig(), torch.float16)
     unet, text = unet.to("cuda"), text.to("cpu", torch.float32) if setting.away else text.to("cuda")
@@ -176,12 +187,12 @@ def on_cuda(setting: Setting, steps: Sequence[Size]) -> Iterator[Point]:
         step(trainer, size, index)
         torch.cuda.synchronize()
         expected = predicted(setting, size, UNetConfig(), TextConfig(), cuda=True)
-        yield Point(setting, size, expected, torch.cuda.max_memory_allocated() - before)
+        yield Point(setting, size, expected + blas, torch.cuda.max_memory_allocated() - before)
 
 
 def predicted(setting: Setting, size: Size, unet: UNetConfig, text: TextConfig, cuda: bool) -> int:
     found = predict(setting.run(size, sizes_of(unet, text), cuda), Plan(setting.split, setting.level, setting.away))
-    return found.total - found.context - found.captions
+    return found.total - found.context - found.blas - found.captions
 
 
 def sizes_of(unet: UNetConfig, text: TextConfig) -> Sizes:

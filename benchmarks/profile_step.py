@@ -29,7 +29,7 @@ KINDS = {
     "convolution": r"conv|fprop|dgrad|wgrad|winograd|im2col|implicit",
     "norms": r"norm|moments|rowwise",
     "GEMM": r"gemm|gemv|splitk|nvjet|cublas|cutlass|lora_|\b(aten::)?(add|badd)?b?mm_?\b",
-    "copies": r"memcpy|memset|copy|fill|zero|cat\b|catarray",
+    "copies": r"memcpy|memset|copy|clone|fill|zero|cat\b|catarray|aten::(stack|slice|select)",
     "elementwise": r"elementwise|vectorized|reduce|geglu|gelu|silu|sigmoid|noise|loss|triton"
     r"|aten::(add|sub|mul|div|addc|exp|sum|mean|rsqrt|sqrt|pow|neg)",
 }

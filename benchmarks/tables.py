@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.figures import FIGURES
 from benchmarks.floors import load
-from benchmarks.gpu_tables import cuda
+from benchmarks.gpu_tables import ENDING, cuda
 
 SWITCHES = {
     "fused": "backward written out, and only what it needs is kept",
@@ -50,16 +50,16 @@ def targets(results: Path = RESULTS) -> str:
 
 
 def ablation(results: Path = RESULTS) -> str:
-    """How much slower a step is without each optimisation."""
+    """How much slower a step is without each optimisation, on a CPU."""
     path = results / "ablation.json"
     cases: dict[str, Any] = json.loads(path.read_text("utf-8"))["cases"] if path.exists() else {}
     rows = []
     for name, case in cases.items():
-        size, px, *card, switch = name.split("-")
+        if name.endswith(ENDING):
+            continue
+        size, px, switch = name.split("-")
         ratio = f"{case['ratio']:.2f} ×"
-        rows.append(
-            f"| {', '.join([size, f'{px} px', *card])} | `{switch}` | {SWITCHES[switch]} | {ratio} | {case['commit']} |"
-        )
+        rows.append(f"| {size}, {px} px | `{switch}` | {SWITCHES[switch]} | {ratio} | {case['commit']} |")
     return "\n".join(["| size | switch | what | a step's time without it | commit |", "|---|---|---|---|---|", *rows])
 
 
@@ -83,23 +83,47 @@ def memory(results: Path = RESULTS) -> str:
     return "\n".join(rows)
 
 
+def paper(results: Path = RESULTS) -> str:
+    """Milliseconds of a step by kind of kernel on each card, and steps in a second, computed and not measured."""
+    path = results / "paper.json"
+    cases: dict[str, Any] = json.loads(path.read_text("utf-8"))["cases"] if path.exists() else {}
+    blocks = []
+    for name, case in sorted(cases.items()):
+        size, px, batch, count = name.split("-")
+        cards = list(case["cards"])
+        title = f"{size}, {px} px, batch {batch[1:]}, {count[1:]} LoRA{'s' * (count != 'n1')}, ms"
+        columns = [f"{card}, {column}" for card in cards for column in ("limit", "usual")]
+        rows = [f"| {' | '.join([title, 'kernels', 'MB', 'GFLOP', *columns])} |", "|---" * (4 + len(columns)) + "|"]
+        for kind, row in case["kinds"].items():
+            cells = [f"{row['kernels']}", f"{row['mb']:.0f}", f"{row['gflop']:.0f}"]
+            cells += [f"{ms:.1f}" for card in cards for ms in row["ms"][card].values()]
+            rows.append(f"| {' | '.join([kind, *cells])} |")
+        speeds = [f"{speed:.1f}" for card in cards for speed in case["cards"][card].values()]
+        rows.append(f"| {' | '.join(['**LoRA-steps/s**', '', '', '', *speeds])} |")
+        blocks.append("\n".join(rows))
+    return "\n\n".join(blocks)
+
+
 OWN = Path(__file__).parent / "README.md"
 PLACES = (
     (ROOT / "README.md", "speed", speed),
     (OWN, "targets", targets),
     (OWN, "ablation", ablation),
     (OWN, "memory", memory),
+    (OWN, "paper", paper),
     (OWN, "cuda", cuda),
 )
 
 
 def filled(text: str, name: str, made: str) -> str:
     """The text with `made` between its markers; unchanged where it has none."""
-    begin, end = f"<!-- {name}: written by python -m benchmarks.tables -->\n", f"\n<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: written by python -m benchmarks.tables -->\n", f"<!-- end of {name} -->"
     before, found, rest = text.partition(begin)
     if not found:
         return text
-    return before + begin + made + end + rest.partition(end)[2]
+    _, closed, after = rest.partition(end)
+    assert closed, f"{end} is missing"
+    return f"{before}{begin}{made}\n{end}{after}"
 
 
 def main() -> None:

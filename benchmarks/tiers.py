@@ -4,10 +4,14 @@
 
 512 px, rank 128, captions of two chunks, AdamW; the tiers are those of `memory.py`. Each is a process of its own in
 which torch may not take more than the limit, and the plan is the one that `lorac build` would choose for a card of
-that size. Compared are the prediction, without what CUDA takes for itself, and torch's own count: the most that tensors
-took (`allocated`), and the most that was taken from the card for them (`reserved`). The exit code is 1 if a step did
-not fit, or if a prediction is more than 5 % off. Only a card counts its memory in this way; on a CPU it can be tried
-with --device cpu --size mini, where nothing is limited or compared.
+that size. All pictures have one shape; in two tiers as many steps follow with five shapes (buckets) at random, none
+larger than the first, when the first one's CUDA graph is there.
+
+Compared are the prediction, without what CUDA takes for itself, and torch's own count: the most that tensors took
+(`allocated`), and the most that was taken from the card for them (`reserved`). The exit code is 1 if a step did not
+fit, if graphs were given up, or if a prediction is more than 5 % off. cuBLAS gets as much memory as on cards of such
+sizes. Only a card counts its memory in this way; on a CPU it can be tried with --device cpu --size mini, where nothing
+is limited or compared.
 """
 
 from __future__ import annotations
@@ -15,22 +19,34 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
+import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from lorac.kernels import gate
 
 from benchmarks.common import ROOT, environment, keep, table
 from benchmarks.models import SIZES, draw
 from benchmarks.peaks import BOTH, UNET, Setting, Size, sizes_of, step, trainer_of
-from lorac.train.memory.choose import choose
+from lorac.train.memory.blas import ENVIRONMENT, workspace
+from lorac.train.memory.choose import Outcome, choose
 from lorac.train.memory.predict import CONTEXT
+from lorac.train.step import Trainer
 
 TIERS = ((8, 4, BOTH), (6, 4, UNET), (4, 1, UNET), (4, 4, UNET), (3, 1, UNET))
 """(GiB, batch, what is trained)"""
-STEPS, RANK = 20, 128
+BUCKETED = (0, 2)
+"""The tiers that go on with several shapes: to meet each for the first time takes as long as many steps."""
+BUCKETS = ((512, 512), (448, 576), (576, 448), (384, 640), (640, 384))
+"""Height and width of pictures at 512 px."""
+BLAS = ":4096:2:16:8"
+"""cuBLAS's memory on cards up to Ada, as the environment says it; on Hopper it would be four times that."""
+STEPS, RANK, SEED = 20, 128, 1
 WITHIN = 0.05
 SECONDS = 100
 
@@ -56,7 +72,7 @@ def main() -> None:
     case = f"{options.size}-{options.px}" + ("-cuda" if options.device == "cuda" else "")
     rows = []
     for number in numbers:
-        rows.append(_in_a_process(number, options))
+        rows += _in_a_process(number, options)
         if not options.json:  # now and not at the end: there may be no time for all
             keep("tiers", case, {"rows": rows, "steps": options.steps}, ["torch"])
     print(json.dumps({"rows": rows}) if options.json else _table(rows))
@@ -64,53 +80,73 @@ def main() -> None:
         sys.exit(1)
 
 
-def _in_a_process(number: int, options: argparse.Namespace) -> dict[str, Any]:
-    """The facts of a tier; of one that fails, its last words."""
+def _in_a_process(number: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The facts of a tier, with one shape and with several; of one that fails, its last words."""
     gib, batch, targets = TIERS[number]
     row: dict[str, Any] = {"gib": gib, "batch": batch, "text": targets == BOTH}
     given = {name: str(getattr(options, name)) for name in ("device", "size", "px", "steps")}
     more = [part for name, value in given.items() for part in (f"--{name}", value)]
     command = [sys.executable, "-m", "benchmarks.tiers", "--child", str(number), *more]
+    told: dict[str, Any] = {"capture_output": True, "text": True, "encoding": "utf-8"}
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment(), capture_output=True, text=True, encoding="utf-8", timeout=SECONDS
-        )
+        done = subprocess.run(command, cwd=ROOT, env=environment() | {ENVIRONMENT: BLAS}, timeout=SECONDS, **told)
     except subprocess.TimeoutExpired:
-        return row | {"held": False, "said": f"took more than {SECONDS} s"}
+        return [row | {"held": False, "said": f"took more than {SECONDS} s"}]
     if done.returncode:
-        return row | {"held": False, "said": (done.stderr.strip().splitlines() or ["nothing"])[-1][:300]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row | found
+        return [row | {"held": False, "said": (done.stderr.strip().splitlines() or ["nothing"])[-1][:300]}]
+    return [row | found for found in json.loads(done.stdout.splitlines()[-1])]
 
 
-def tier(number: int, options: argparse.Namespace) -> dict[str, Any]:
+def tier(number: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """In a process of its own: plan, limit, train."""
     gib, batch, targets = TIERS[number]
     cuda = options.device == "cuda"
     models = draw(SIZES[options.size], options.device)
     size = Size(options.px, options.px, batch)
-    setting = Setting(RANK, targets, half=cuda)
-    run = replace(
-        setting.run(size, sizes_of(models.size.unet, models.size.text), cuda=cuda), captions=options.steps + 1
-    )
-    chosen = choose(run, gib * 2**30).chosen
+    setting = Setting(RANK, targets, half=cuda, kernels=cuda and gate.opens(torch.zeros(1, device="cuda")))
+    run = setting.run(size, sizes_of(models.size.unet, models.size.text), cuda=cuda)
+    blas = workspace(torch.cuda.get_device_capability(), os.environ) if cuda else 0
+    chosen = choose(replace(run, captions=2 * options.steps, blas=blas), gib * 2**30).chosen
     if chosen is None:
-        return {"held": False, "said": "no plan fits"}
-    plan, predicted = chosen.plan, chosen.prediction.total - chosen.prediction.context
+        return [{"held": False, "said": "no plan fits"}]
+    plan = chosen.plan
     unet, text = models.unet, models.text.to("cpu", torch.float32) if plan.away else models.text
     del models
     gc.collect()
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(gib * 2**30 / torch.cuda.get_device_properties(0).total_memory)
-        torch.cuda.reset_peak_memory_stats()
-    setting = replace(setting, level=plan.recompute, away=plan.away, split=plan.split)
+    setting = replace(setting, level=plan.recompute, away=plan.away, split=plan.split, room=plan.tapes)
     trainer = trainer_of((unet, text), setting)
-    for index in range(options.steps):
+    draws, buckets = random.Random(SEED), [_scaled(bucket, options.px) for bucket in BUCKETS]
+    turns = [[size] * options.steps]
+    if number in BUCKETED:
+        turns.append([Size(*draws.choice(buckets), batch) for _ in range(options.steps)])
+    return [
+        {"shapes": len(set(sizes)), **_train(trainer, sizes, phase * options.steps, chosen, gib, cuda)}
+        for phase, sizes in enumerate(turns)
+    ]
+
+
+def _scaled(bucket: tuple[int, int], px: int) -> tuple[int, int]:
+    """For another resolution than 512 px, in pixels of latents."""
+    height, width = (side * px // 512 // 8 * 8 for side in bucket)
+    return height, width
+
+
+def _train(
+    trainer: Trainer, sizes: Sequence[Size], first: int, chosen: Outcome, gib: int, cuda: bool
+) -> dict[str, Any]:
+    """Steps of these sizes, and what they took."""
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    for index, size in enumerate(sizes, first):
         step(trainer, size, index)
+    plan, predicted = chosen.plan, chosen.prediction.total - chosen.prediction.context
     facts = {"recompute": plan.recompute.name.lower(), "split": plan.split, "away": plan.away, "predicted": predicted}
+    as_planned = trainer.split == plan.split
     if not cuda:
-        return facts | {"held": trainer.split == plan.split}
+        return facts | {"held": as_planned}
     torch.cuda.synchronize()
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     error = predicted / allocated - 1
@@ -118,8 +154,9 @@ def tier(number: int, options: argparse.Namespace) -> dict[str, Any]:
         "allocated": allocated,
         "reserved": reserved,
         "error": round(error, 4),
+        "graphs": len(trainer.tapes.tapes()),
         "on_a_card": reserved + CONTEXT <= gib * 2**30,
-        "held": trainer.split == plan.split and abs(error) <= WITHIN,
+        "held": as_planned and abs(error) <= WITHIN and not trainer.tapes.failures,
     }
 
 
@@ -127,6 +164,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in rows:
         what = f"{row['gib']} GiB, batch {row['batch']}, {'U-Net and text' if row['text'] else 'U-Net'}"
+        what += f", {row['shapes']} shapes" if row.get("shapes", 1) > 1 else ""
         figures = (row.get(name) for name in ("predicted", "allocated", "reserved"))
         sizes = ["-" if size is None else f"{size / 2**30:.2f}" for size in figures]
         error = f"{row['error']:+.1%}" if "error" in row else "-"

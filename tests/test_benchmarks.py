@@ -158,17 +158,21 @@ def test_tables_are_those_of_the_results() -> None:
 def test_a_table_is_put_between_its_markers(tmp_path: Path) -> None:
     text = "a\n<!-- t: written by python -m benchmarks.tables -->\nold\n<!-- end of t -->\nb\n"
     assert tables.filled(text, "t", "new") == text.replace("old", "new")
+    assert tables.filled(text.replace("old\n", ""), "t", "new") == text.replace("old", "new")
     assert tables.filled("no markers", "t", "new") == "no markers"
 
 
 def test_every_switch_is_in_the_ablation() -> None:
     from dataclasses import fields
 
-    from benchmarks.ablation import ON_CARD, THINGS
+    from benchmarks.ablation import KERNELS, ON_CARD, THINGS
     from lorac.train.switches import Switches
 
-    names = {field.name for field in fields(Switches)} - {"recompute", "attention"}
-    assert {name for things in (*THINGS.values(), ON_CARD) for name in things} == names == set(tables.SWITCHES)
+    names = {field.name for field in fields(Switches)} - {"recompute", "attention", "compile"}
+    things = {name for things in (*THINGS.values(), ON_CARD) for name in things}
+    assert things - set(KERNELS) == names == set(tables.SWITCHES)
+    files = {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__", "gate"}
+    assert set(KERNELS) & things == set(KERNELS) == files
 
 
 @pytest.mark.parametrize(("steps", "extrapolated", "whole"), [(2808, False, 130.0), (808, True, 530.0)])

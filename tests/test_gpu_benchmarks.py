@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from lorac.kernels import gate
 
-from benchmarks import attention, deterministic, gpu, gpu_tables, profile_step, step, tiers
+from benchmarks import ablation, attention, deterministic, gpu, gpu_tables, profile_step, step, tiers, whole
 from benchmarks.common import ROOT
 from benchmarks.models import SIZES, draw
+from benchmarks.ours import LoracStep
 from benchmarks.peer import PeftStep
 from lorac.sd.clip import TextConfig
 from lorac.sd.unet import UNetConfig
@@ -113,10 +115,30 @@ def test_kernels_are_told_apart_by_their_names(name: str, kind: str) -> None:
     assert profile_step.kind_of(name) == kind
 
 
+@pytest.mark.usefixtures("small")
+def test_ablation_leaves_a_kernel_out_and_puts_another_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(LoracStep, "__call__", lambda step, index: seen.append(set(gate.UNUSED)))
+    before = set(gate.UNUSED)
+    for name in (ablation.ON, "geglu", "lora_linear"):
+        ablation.Changed(name, draw(SIZES["mini"]), 64)(0)
+    assert seen == [before, before | {"geglu"}, before - {"lora_linear"}]
+    assert gate.UNUSED == before
+
+
+def test_a_whole_training(told: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded base's, and what is far too fast."""
+    monkeypatch.setattr(whole, "NOISE", 1e30)
+    facts = told(whole.main, "--steps", "3", "--noise", "9")
+    assert facts["exit_code"] == 1 and "diverged" in facts["said"] and facts["files"] == 0
+
+
 def test_tiers_train_as_planned(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = told(tiers.main, "--size", "mini", "--px", "64", "--steps", "2", "--only", "0")
-    (row,) = facts["rows"]
-    assert row["held"] and row["gib"] == 8 and row["predicted"] > 0 and row["split"] == 1, row
+    one, several = facts["rows"]
+    for row in (one, several):
+        assert row["held"] and row["gib"] == 8 and row["predicted"] > 0 and row["split"] == 1, row
+    assert one["shapes"] == 1 < several["shapes"]
     monkeypatch.setattr(tiers, "SECONDS", 0.01)
     with pytest.raises(SystemExit):
         told(tiers.main, "--size", "mini", "--only", "0")
@@ -190,10 +212,14 @@ def test_a_table_says_what_was_measured(tmp_path: Path) -> None:
     about = {"commit": "abc", "versions": {"torch": "2.13"}, "card": {"name": "A card", "driver": "580.1"}}
     tier = {"gib": 8, "batch": 4, "text": True}
     measured = {"recompute": "feed_forward", "predicted": 2**32, "allocated": 2**32, "reserved": 2**33, "error": -0.01}
+    measured["shapes"] = 5
     cases: dict[str, dict[str, Any]] = {
         "step": {"seconds": seconds(lorac=0.02, matrix_product=1.0), "ratio": 3.0, "share": {"lorac": 0.4}},
         "gang": {"count": 5, "seconds": seconds(together=0.04), "ratio": 2.0},
-        "tiers": {"steps": 20, "rows": [{**tier, **measured, "held": True}, {**tier, "held": False, "said": "a | b"}]},
+        "tiers": {
+            "steps": 20,
+            "rows": [{**tier, **measured, "held": True}, {**tier, "held": False, "said": "a | b"}],
+        },
         "kernels": {"kernels": {"geglu": {"microseconds": 12.5}}},
         "attention": {
             "heads": 8,
@@ -203,24 +229,58 @@ def test_a_table_says_what_was_measured(tmp_path: Path) -> None:
         "profile_step": {"step_ms": 20.0, "busy_ms": 18.0, "calls": 900, "kinds": {"GEMM": 0.5}},
     }
     cases["attention"]["rows"][0] |= {"best": "sdpa", "auto": "sdpa"}
+    cases["ablation"] = {"ratio": 1.25, "with": False}
+    cases["whole"] = {"steps": 300, "rate": 1e-3, "exit_code": 1, "said": "training diverged", "seconds": 9.0}
+    cases["parity_cuda"] = {"relative_errors": {"loss, float16": 2e-3}}
     assert cases.keys() == gpu_tables.PARTS.keys()
     for name, facts in cases.items():
-        text = json.dumps({"cases": {"full-512-cuda": {**about, **facts}, "full-512": {"commit": "cpu"}}})
+        key = "full-512-graphs-cuda" if name == "ablation" else "full-512-cuda"
+        text = json.dumps({"cases": {key: {**about, **facts}, "full-512": {"commit": "cpu"}}})
         (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
     found = gpu_tables.cuda(tmp_path)
+    sizes = "4.00 GiB | 4.00 GiB | 8.00 GiB"
     for line in (
         "### A card, driver 580.1, torch 2.13, commit abc",
         "| lorac | 20.0 | 50.0 | 40% |",
-        "| 8 GiB | 4 | U-Net and text encoder | feed forward | 4.00 GiB | 4.00 GiB | 8.00 GiB | -1.0% | yes |",
+        f"| 8 GiB | 4, 5 shapes | U-Net and text encoder | feed forward | {sizes} | -1.0% | yes |",
         "| 8 GiB | 4 | U-Net and text encoder | a / b |  |  |  |  | no |",
         "| geglu | 12.5 |",
         "| 64 × 77 | 160 | 1 | 0.100 + 0.200 | sdpa | sdpa |",
         "| GEMM | 50% |",
+        "A step of full, 512 px, without `graphs` takes 1.25 × the time.",
+        "`lorac build` of 300 steps with learning rate 0.001, `full-512`: exit code 1: training diverged.",
+        "The step on the card against that on the CPU, relative errors, `full-512`: loss, float16 2.0e-03.",
     ):
         assert line in found.splitlines(), found
     assert "125.0 LoRA-steps/s" in found and "give the same bits, at 0.90" in found
     tables = [line for line in found.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)
+
+
+def test_targets_are_beside_what_was_measured(tmp_path: Path) -> None:
+    about = {"commit": "abc", "versions": {"torch": "2.13"}}
+    both = {"over_eager": 2.0, "over_compiled": None}
+    kernels = {"geglu 1 forward": {**both, "over_compiled": 1.2}, "loss 2": {**both, "over_eager": 1.6}}
+    kernels["lora_linear 3"] = {"over_eager": 0.5, "over_compiled": 0.5}
+    cases: dict[tuple[str, str], dict[str, Any]] = {
+        ("step", "full-512-b1"): {"ratio": 3.5, "seconds": seconds(lorac=0.016), "share": {"lorac": 0.3}},
+        ("gang", "full-512-n5"): {"ratio": 2.0, "count": 5, "seconds": seconds(together=0.05), "share": 0.36},
+        ("kernels", "full-512"): {"kernels": kernels},
+    }
+    for (name, case), facts in cases.items():
+        text = json.dumps({"cases": {f"{case}-cuda": {**about, **facts}}})
+        (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
+    found = gpu_tables.cuda(tmp_path).splitlines()
+    rows = [line.split(" | ")[1:] for line in found[found.index("|---|---|---|") + 1 :][:7]]
+    assert [measured for measured, _ in rows] == [
+        "3.50 ×",
+        "62.5",
+        "100.0",
+        "36%",
+        "1.60 ×",
+        "1.20 ×",
+        "not measured",
+    ]
 
 
 def test_the_script_is_what_the_readme_names() -> None:
