@@ -106,13 +106,13 @@ def _tiers(name: str, case: Case) -> Iterator[str]:
 
 def _attention(name: str, case: Case) -> Iterator[str]:
     kernels = list(dict.fromkeys(kernel for row in case["rows"] for kernel in row["ms"]))
-    yield f"Attention, ms forward + backward, {case['heads']} heads, `{name}`:"
+    yield f"Attention, ms forward + backward, `{name}`; that of the text encoder, of 77 tokens, is causal:"
     yield ""
-    yield from _head("queries × keys", "channels", "batch", *kernels, "best", "auto")
+    yield from _head("queries × keys", "heads · channels", "batch", *kernels, "best", "auto")
     for row in case["rows"]:
         times = (row["ms"].get(kernel) for kernel in kernels)
         shown = [f"{ms[0]:.3f} + {ms[1]:.3f}" if ms else "" for ms in times]
-        what = (f"{row['tokens']} × {row['keys']}", str(row["channels"]), str(row["batch"]))
+        what = (f"{row['tokens']} × {row['keys']}", f"{row['heads']} · {row['channels']}", str(row["batch"]))
         yield _row(*what, *shown, row["best"], row["auto"])
 
 

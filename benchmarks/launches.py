@@ -156,9 +156,9 @@ def _channels_last(result: Any) -> Any:
     return tuple(each if each is None else _channels_last(each) for each in result)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
     """torch's fused kernel, which does not keep the softmax."""
-    output: Tensor = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[0]
+    output: Tensor = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, is_causal)[0]
     return output
 
 

@@ -18,10 +18,13 @@ SMALL = Size(2, 2, 12, 5, 8, torch.float32, CPU)
 SD15 = [(channels, side * side) for channels, side in ((40, 64), (80, 32), (160, 16), (160, 8))]
 
 
-def formula(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-    """(output, gradients of q, k, v) in float64, where the output's own is q."""
-    q, k, v = leaves = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    o = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, dim=-1) @ v
+def formula(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, ...]:
+    """(output, gradients of q, k and v) in float64, where the output's own is q."""
+    leaves = q, k, v = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+    o = torch.softmax(scores, dim=-1) @ v
     return o.detach(), *torch.autograd.grad(o, leaves, q.detach())
 
 
@@ -31,11 +34,14 @@ def close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: fl
 
 
 @pytest.mark.parametrize("name", ["sdpa", "math"])
-@pytest.mark.parametrize("size", [SMALL, SMALL._replace(keys=12), SMALL._replace(batch=1, queries=1)])
+@pytest.mark.parametrize(
+    "size",
+    [SMALL, SMALL._replace(keys=12), SMALL._replace(keys=12, causal=True), SMALL._replace(batch=1, queries=1)],
+)
 def test_a_kernel_is_its_formula(name: str, size: Size) -> None:
     q, k, v = numbers(size)
     assert q.shape == (size.batch, 2, size.queries, 8) and k.shape == v.shape == (size.batch, 2, size.keys, 8)
-    close(backends.results(name, q, k, v), formula(q, k, v), 1e-5)
+    close(backends.results(name, q, k, v, size.causal), formula(q, k, v, size.causal), 1e-5)
 
 
 def test_the_fastest_is_one_that_there_is() -> None:
@@ -48,11 +54,13 @@ def test_the_fastest_is_one_that_there_is() -> None:
 
 def test_one_that_is_wrong_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     size = SMALL._replace(heads=1)
-    monkeypatch.setattr(backends, "KERNELS", {**KERNELS, "flash": lambda q, k, v: q * v.mean(), "math": _without_last})
+    monkeypatch.setattr(
+        backends, "KERNELS", {**KERNELS, "flash": lambda q, k, v, _: q * v.mean(), "math": _without_last}
+    )
     assert backends.timed(size, KERNELS).keys() == {"sdpa"}
 
 
-def _without_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _without_last(q: Tensor, k: Tensor, v: Tensor, _: bool) -> Tensor:
     """What some versions of cuDNN do with a number of keys that they do not like."""
     return torch.nn.functional.scaled_dot_product_attention(q, k[:, :, :-1], v[:, :, :-1])
 
@@ -77,7 +85,7 @@ def test_off_a_card_nothing_is_chosen() -> None:
     for device in ("cpu", "meta"):
         choice = Choice("auto")
         q = torch.zeros(1, 2, 3, 4, device=device)
-        assert choice.attend(q, q, q).shape == q.shape
+        assert choice.attend(q, q, q, False).shape == q.shape
         assert choice.chosen == {}
 
 
@@ -118,17 +126,28 @@ def test_the_hint_is_what_training_uses() -> None:
 def test_every_kernel_of_a_card_is_the_formula(channels: int, tokens: int, keys: int | None, batch: int) -> None:
     size = Size(batch, 8, tokens, keys or tokens, channels, torch.float16, torch.device("cuda", 0))
     q, k, v = numbers(size)
-    expected = formula(q[:, :1], k[:, :1], v[:, :1])  # one head: 134 MB of softmax in float64
+    expected = formula(q[:, :1], k[:, :1], v[:, :1], False)  # one head: 134 MB of softmax in float64
     found = backends.timed(size, KERNELS)
     assert "sdpa" in found and fastest(size) in KERNELS
     for name in found:
-        close(tuple(x[:, :1] for x in backends.results(name, q, k, v)), expected, 5e-3)
+        close(tuple(x[:, :1] for x in backends.results(name, q, k, v, False)), expected, 5e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_kernel_of_a_card_is_the_formula_of_a_text_encoder(batch: int) -> None:
+    size = Size(batch, 12, 77, 77, 64, torch.float16, torch.device("cuda", 0), causal=True)
+    q, k, v = numbers(size)
+    found = backends.timed(size, KERNELS)
+    assert "sdpa" in found
+    for name in found:
+        close(backends.results(name, q, k, v, True), formula(q, k, v, True), 5e-3)
 
 
 @pytest.mark.gpu
 def test_the_choice_is_made_once_and_said() -> None:
     choice = Choice("auto")
     q, k, v = numbers(Size(1, 8, 256, 77, 160, torch.float16, torch.device("cuda", 0)))
-    first, second = choice.attend(q, k, v), choice.attend(q, k, v)
+    first, second = (choice.attend(q, k, v, False) for _ in range(2))
     torch.testing.assert_close(first, second)
     assert list(choice.chosen) == ["256×77, 8·160, batch 1, float16"] and set(choice.chosen.values()) <= KERNELS.keys()

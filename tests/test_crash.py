@@ -58,6 +58,7 @@ def lorac(folder: Path, log: Path, options: Sequence[str], before: Callable[[], 
 
     torch.set_num_threads(1)
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background has it ignored
     with log.open("wb", buffering=0) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

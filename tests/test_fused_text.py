@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from lorac.sd.clip import TextEncoder
 from lorac.sd.lora import LoRANetwork, NetworkSettings
 from lorac.sd.lora_names import PARTS
+from lorac.train.fused import text
+from lorac.train.fused.attention import Blockwise
+from lorac.train.fused.backends import Choice
 from lorac.train.fused.gradients import StackGradients
 from lorac.train.fused.joint import joint_stacks
 from lorac.train.fused.linear import Adapted
@@ -63,6 +66,23 @@ def gradients_of(lora: LoRANetwork) -> dict[str, Tensor]:
 @pytest.mark.parametrize("recompute", [Recompute.NOTHING, Recompute.ELEMENTWISE, Recompute.TRANSFORMER])
 @pytest.mark.parametrize("below", [True, False])
 def test_text_layer(merged: bool, networks: int, each: int, recompute: Recompute, below: bool) -> None:
+    _compare(merged, networks, each, recompute, below)
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["merged", "added"])
+@pytest.mark.parametrize(("networks", "each"), [(1, 2), (2, 2)])
+@pytest.mark.parametrize("recompute", [Recompute.NOTHING, Recompute.TRANSFORMER])
+def test_text_layer_as_on_a_card(
+    merged: bool, networks: int, each: int, recompute: Recompute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a kernel of torch's that does not keep the softmax."""
+    monkeypatch.setattr(
+        text, "attention_for", lambda heads, *_, **given: Blockwise(heads, given["choice"], given["causal"])
+    )
+    _compare(merged, networks, each, recompute, below=True)
+
+
+def _compare(merged: bool, networks: int, each: int, recompute: Recompute, below: bool) -> None:
     torch.manual_seed(0)
     x, dy = torch.randn(2, networks * each, 77, 64)
     text_encoder = encoder()
@@ -74,7 +94,7 @@ def test_text_layer(merged: bool, networks: int, each: int, recompute: Recompute
         gradients, first = places[f"{PATH}.{name}"]
         return Adapted(gradients, first, count, recompute)
 
-    layer = FusedTextLayer(text_encoder.get_submodule(PATH), 4, adapted, recompute)
+    layer = FusedTextLayer(text_encoder.get_submodule(PATH), 4, adapted, recompute, Choice("auto"))
     with torch.no_grad():
         y, saved = layer.forward(x)
         (dx,) = layer.backward(saved, dy, (below,))
@@ -104,7 +124,11 @@ def test_each_level_keeps_less() -> None:
     sizes = []
     for recompute in (Recompute.NOTHING, Recompute.ELEMENTWISE, Recompute.TRANSFORMER):
         layer = FusedTextLayer(
-            text_encoder.get_submodule(PATH), 4, lambda n, c: Adapted(*places[f"{PATH}.{n}"], c), recompute
+            text_encoder.get_submodule(PATH),
+            4,
+            lambda n, c: Adapted(*places[f"{PATH}.{n}"], c),
+            recompute,
+            Choice("auto"),
         )
         sizes.append(kept(layer.forward(torch.randn(1, 77, 64))[1]))
     rows = 77 * 4

@@ -70,27 +70,34 @@ def test_transformer(recompute: Recompute, batch: int, size: tuple[int, int], or
                 assert ours is None
 
 
-@pytest.mark.parametrize("form", [Whole(HEADS), Blockwise(HEADS, Choice("auto"))])
+@pytest.mark.parametrize("form", ["whole", "blockwise", "as on a card"])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("tokens", [1, 5, 70])
-def test_attention_forms(form: Whole | Blockwise, batch: int, tokens: int) -> None:
-    """Both forms between three projections in one, of which each row has its own weights."""
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("order", ["qkv", "kvq"])
+def test_attention_forms(form: str, batch: int, tokens: int, causal: bool, order: str) -> None:
+    """Between three projections in one, of which each row has its own weights."""
+    choice = None if form == "blockwise" else Choice("auto")
+    attention = Whole(HEADS, causal) if form == "whole" else Blockwise(HEADS, choice, causal)
     generator = torch.Generator().manual_seed(3)
     layer, out = Linear(CHANNELS, 3 * CHANNELS, bias=True).double(), Linear(CHANNELS, CHANNELS, bias=False).double()
     for parameter in (*layer.parameters(), *out.parameters()):
         parameter.data.normal_(generator=generator)
     x_RC = torch.randn(batch * tokens, CHANNELS, dtype=torch.float64, generator=generator, requires_grad=True)
     y_RO = layer(x_RC)
-    q, k, v = y_RO.view(batch, tokens, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
-    p = torch.softmax(q @ k.mT * (CHANNELS // HEADS) ** -0.5, dim=-1)
+    by_name = dict(zip(order, y_RO.view(batch, tokens, 3, HEADS, -1).permute(2, 0, 3, 1, 4), strict=True))
+    q, k, v = (by_name[each] for each in "qkv")
+    hidden = torch.ones(tokens, tokens, dtype=torch.bool).triu(1) if causal else torch.zeros((), dtype=torch.bool)
+    p = torch.softmax((q @ k.mT * (CHANNELS // HEADS) ** -0.5).masked_fill(hidden, -torch.inf), dim=-1)
     expected = (p @ v).transpose(1, 2).reshape(batch * tokens, CHANNELS)
     gradient = torch.randn(expected.shape, dtype=torch.float64, generator=generator)
     (dy_RO,) = torch.autograd.grad(expected, y_RO, gradient @ out.weight)
     with torch.no_grad():
-        heads = form.project(Frozen(layer), x_RC, 3, batch)
-        a_RC, kept = form.mix(heads, batch)
-        do = form.gradient(Frozen(out), a_RC, gradient, batch)
-        ours = form.own_backward(do, heads, a_RC, kept, batch)
+        projected = dict(zip(order, attention.project(Frozen(layer), x_RC, 3, batch), strict=True))
+        heads = tuple(projected[each] for each in "qkv")
+        a_RC, kept = attention.mix(heads, batch)
+        do = attention.gradient(Frozen(out), a_RC, gradient, batch)
+        ours = attention.own_backward(do, heads, a_RC, kept, batch, order)
     torch.testing.assert_close(a_RC, expected)
     torch.testing.assert_close(ours, dy_RO)
 

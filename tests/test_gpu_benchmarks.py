@@ -56,8 +56,10 @@ def test_attention(told: Told) -> None:
     assert [(row["tokens"], row["keys"], row["batch"]) for row in facts["rows"]] == [
         (16, 16, 1),
         (16, 7, 1),
+        (7, 7, 1),
         (16, 16, 5),
         (16, 7, 5),
+        (7, 7, 5),
     ]
     for row in facts["rows"]:
         assert {"sdpa", "math"} <= row["ms"].keys() and row["best"] in row["ms"] and row["auto"] in row["ms"]
@@ -65,7 +67,9 @@ def test_attention(told: Told) -> None:
 
 
 def test_attention_s_sizes_are_those_of_sd15() -> None:
-    found = list(attention.sizes("full", torch.device("cuda")))
+    *found, text = attention.sizes("full", torch.device("cuda"))
+    assert text[:5] == (5, 12, 77, 77, 64) and text.causal
+    found = [size for size in found if not size.causal]
     assert {(size.queries, size.channels) for size in found} == {(4096, 40), (1024, 80), (256, 160), (64, 160)}
     assert {size.keys for size in found if size.keys != size.queries} == {77, 152, 154, 227, 231}
     assert {size.batch for size in found} == {1, 5} and {size.dtype for size in found} == {torch.float16}
@@ -222,8 +226,7 @@ def test_a_table_says_what_was_measured(tmp_path: Path) -> None:
         },
         "kernels": {"kernels": {"geglu": {"microseconds": 12.5}}},
         "attention": {
-            "heads": 8,
-            "rows": [{"tokens": 64, "keys": 77, "channels": 160, "batch": 1, "ms": {"sdpa": [0.1, 0.2]}}],
+            "rows": [{"heads": 8, "tokens": 64, "keys": 77, "channels": 160, "batch": 1, "ms": {"sdpa": [0.1, 0.2]}}],
         },
         "deterministic": {"equal": True, "steps": 6, "ratio": 0.9},
         "profile_step": {"step_ms": 20.0, "busy_ms": 18.0, "calls": 900, "kinds": {"GEMM": 0.5}},
@@ -245,7 +248,7 @@ def test_a_table_says_what_was_measured(tmp_path: Path) -> None:
         f"| 8 GiB | 4, 5 shapes | U-Net and text encoder | feed forward | {sizes} | -1.0% | yes |",
         "| 8 GiB | 4 | U-Net and text encoder | a / b |  |  |  |  | no |",
         "| geglu | 12.5 |",
-        "| 64 × 77 | 160 | 1 | 0.100 + 0.200 | sdpa | sdpa |",
+        "| 64 × 77 | 8 · 160 | 1 | 0.100 + 0.200 | sdpa | sdpa |",
         "| GEMM | 50% |",
         "A step of full, 512 px, without `graphs` takes 1.25 × the time.",
         "`lorac build` of 300 steps with learning rate 0.001, `full-512`: exit code 1: training diverged.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -104,3 +105,13 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.compute(x, self.weight, self.bias) if self.lora is None else self.lora(x, self)
+
+
+def joined(layers: Sequence[Layer]) -> Tensor:
+    """The weights (O, I) of all layers below each other; from then on the layers' weights are views of this."""
+    if len(layers) == 1:
+        return layers[0].weight.detach().flatten(1)
+    weight_YI = torch.cat([layer.weight.detach().flatten(1) for layer in layers])
+    for layer, weight_OI in zip(layers, torch.split(weight_YI, [len(layer.weight) for layer in layers]), strict=True):
+        layer.weight.data = weight_OI.view(layer.weight.shape)
+    return weight_YI

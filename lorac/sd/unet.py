@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lorac.kernels.geglu import geglu
 from lorac.kernels.group_norm import group_norm
 from lorac.sd.blocks import Downsample, Resnet, Upsample, attention
-from lorac.sd.layers import Linear
+from lorac.sd.layers import Dense, Linear, joined
 
 
 @dataclass(frozen=True)
@@ -249,6 +249,13 @@ class UNet(nn.Module):
             channels = width
         self.conv_norm_out = nn.GroupNorm(config.groups, channels, 1e-5)
         self.conv_out = nn.Conv2d(channels, config.latent, 3, padding=1)
+        self._times: tuple[Tensor, Tensor] | None = None
+
+    def join_time_projections(self) -> None:
+        """Join the weights of all time projections once, which each pass does otherwise. From then on they must stay
+        where they are, and as they are."""
+        projections = self._projections()
+        self._times = joined(projections), torch.cat([p.bias.detach() for p in projections])
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, ctx_BLC: Context) -> Tensor:
         """Noise estimate, shaped as `x_BCHW` (scaled latents of any size). `t_B` in 0..999; `ctx_BLC` text states."""
@@ -267,15 +274,20 @@ class UNet(nn.Module):
 
     def _time_projections(self, t_B: Tensor) -> Iterator[Tensor]:
         """What each resnet adds to its channels, in the order in which they run, from one matrix product for all."""
-        projections = [
+        projections = self._projections()
+        time_BC = F.silu(self.time_embedding(t_B))
+        if any(p.lora is not None for p in projections):
+            return iter([p(time_BC)[:, :, None, None] for p in projections])
+        if self._times is None:
+            weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
+        else:
+            weight, bias = self._times
+        rows_BC = F.linear(time_BC, weight, bias)
+        return iter(torch.split(rows_BC[:, :, None, None], [p.out_features for p in projections], dim=1))
+
+    def _projections(self) -> list[Dense]:
+        return [
             resnet.time_emb_proj
             for block in (*self.down_blocks, self.mid_block, *self.up_blocks)
             for resnet in block.resnets
         ]
-        time_BC = F.silu(self.time_embedding(t_B))
-        if any(p.lora is not None for p in projections):
-            return iter([p(time_BC)[:, :, None, None] for p in projections])
-        weight = torch.cat([p.weight for p in projections])
-        bias = torch.cat([p.bias for p in projections])
-        rows_BC = F.linear(time_BC, weight, bias)
-        return iter(torch.split(rows_BC[:, :, None, None], [p.out_features for p in projections], dim=1))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lorac.kernels import lora_linear
-from lorac.sd.layers import Layer
+from lorac.sd.layers import joined
 from lorac.train.fused.gradients import StackGradients
 from lorac.train.fused.products import apart, batches, beside, of_rows
 
@@ -25,7 +25,7 @@ class AddedForm:
     def __init__(self, gradients: StackGradients, first: int, count: int, keeps: bool) -> None:
         stack = gradients.stack
         layers = stack.layers[first : first + count]
-        self._weight_YI = _joined(layers)
+        self._weight_YI = joined(layers)
         biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
         self._bias_Y = torch.cat(biases).detach() if biases else None
         self._stack, self._gradients, self._first, self._count = stack, gradients, first, count
@@ -147,16 +147,6 @@ class AddedForm:
 def _beside_each_other(scales: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """(N, 1, 1), made once: a copy to a card would wait for it."""
     return torch.tensor(scales, dtype=dtype, device=device)[:, None, None]
-
-
-def _joined(layers: tuple[Layer, ...]) -> Tensor:
-    """The weights of all layers below each other; from then on the layers' weights are views of this."""
-    if len(layers) == 1:
-        return layers[0].weight.detach().flatten(1)
-    weight_YI = torch.cat([layer.weight.detach().flatten(1) for layer in layers])
-    for layer, weight_OI in zip(layers, weight_YI.chunk(len(layers)), strict=True):
-        layer.weight.data = weight_OI.view(layer.weight.shape)
-    return weight_YI
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

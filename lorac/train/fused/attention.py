@@ -15,6 +15,7 @@ R = B · L rows, K the number of tensors in one, O = K · C.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -44,6 +45,12 @@ def join_heads(x_KMDL: Tensor, batch: int) -> Tensor:
         return x_KMDL.view(-1, tokens)
     x_KBNDL = x_KMDL.view(count, batch, -1, width, tokens)
     return x_KBNDL.permute(0, 2, 3, 1, 4).reshape(-1, batch * tokens)
+
+
+@cache
+def causal_mask(tokens: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is added to scores: nothing on and below the diagonal, −∞ above it."""
+    return torch.full((tokens, tokens), -torch.inf, dtype=dtype, device=device).triu_(1)
 
 
 def attend(q_MDL: Tensor, k_MDS: Tensor, v_MDS: Tensor, mask_LS: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -88,8 +95,10 @@ class Attention(Protocol):
         """Backward of the layer behind, whose input was `a_RC`: heads of its gradient."""
         ...
 
-    def own_backward(self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int) -> Tensor:
-        """The gradients of what `project` made q, k and v of, beside each other, (R, 3 · C)."""
+    def own_backward(
+        self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int, order: str = "qkv"
+    ) -> Tensor:
+        """The gradients of what `project` made q, k and v of, beside each other in that order, (R, 3 · C)."""
         ...
 
     def caption_backward(
@@ -102,8 +111,8 @@ class Attention(Protocol):
 class Whole:
     """Heads are (M, D, L)."""
 
-    def __init__(self, heads: int) -> None:
-        self._heads = heads
+    def __init__(self, heads: int, causal: bool) -> None:
+        self._heads, self._causal = heads, causal
 
     def project(self, layer: Product, x_RC: Tensor, count: int, batch: int) -> tuple[Tensor, ...]:
         return split_heads(layer.columns(x_RC), count, self._heads, batch)
@@ -113,16 +122,20 @@ class Whole:
 
     def mix(self, heads: tuple[Tensor, ...], batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         q, k, v = heads
-        o_MDL, p_MLS = attend(q, k, v)
+        mask = causal_mask(q.shape[2], q.dtype, q.device) if self._causal else None
+        o_MDL, p_MLS = attend(q, k, v, mask)
         return join_heads(o_MDL[None], batch).t(), (p_MLS,)
 
     def gradient(self, layer: Product, a_RC: Tensor, dy_RC: Tensor, batch: int) -> Tensor:
         return split_heads(layer.backward_columns(a_RC, dy_RC), 1, self._heads, batch)[0]
 
-    def own_backward(self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int) -> Tensor:
+    def own_backward(
+        self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int, order: str = "qkv"
+    ) -> Tensor:
         q, k, v = heads
         d_KMDL = q.new_empty(3, *q.shape)
-        attend_backward(do, q, k, v, kept[0], (d_KMDL[0], d_KMDL[1], d_KMDL[2]))
+        d = dict(zip(order, d_KMDL.unbind(), strict=True))
+        attend_backward(do, q, k, v, kept[0], (d["q"], d["k"], d["v"]))
         return join_heads(d_KMDL, batch).t()
 
     def caption_backward(
@@ -137,11 +150,11 @@ class Whole:
 class Blockwise:
     """Heads are (B, N, L, D), views of rows; those of the caption are copies, which are small.
 
-    On a CPU torch has one kernel; elsewhere `choice` says which.
+    torch has one kernel for a CPU; where there is no `choice`, that is used.
     """
 
-    def __init__(self, heads: int, choice: Choice) -> None:
-        self._heads, self._choice = heads, choice
+    def __init__(self, heads: int, choice: Choice | None, causal: bool) -> None:
+        self._heads, self._choice, self._causal = heads, choice, causal
 
     def project(self, layer: Product, x_RC: Tensor, count: int, batch: int) -> tuple[Tensor, ...]:
         return self._split(layer.rows(x_RC), count, batch)
@@ -150,21 +163,23 @@ class Blockwise:
         return self._split(kv_OR.t().contiguous(), 2, batch)
 
     def mix(self, heads: tuple[Tensor, ...], batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if heads[0].device.type == "cpu":
-            o_BNLD, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*heads)
+        if self._choice is None:
+            o_BNLD, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*heads, 0.0, self._causal)
             return _rows(o_BNLD), (sums,)
         # A small graph inside this operation has the backward of whichever kernel it is.
         q, k, v = leaves = tuple(x.detach().requires_grad_() for x in heads)
         with torch.enable_grad():
-            o_BNLD = self._choice.attend(q, k, v)
+            o_BNLD = self._choice.attend(q, k, v, self._causal)
         return _rows(o_BNLD.detach()), (o_BNLD, *leaves)
 
     def gradient(self, layer: Product, a_RC: Tensor, dy_RC: Tensor, batch: int) -> Tensor:
         return self._split(layer.backward(a_RC, dy_RC), 1, batch)[0]
 
-    def own_backward(self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int) -> Tensor:
-        d_BNLD = self._backward(do, heads, a_RC, kept, batch)
-        return torch.cat([_rows(d) for d in d_BNLD], dim=1)
+    def own_backward(
+        self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int, order: str = "qkv"
+    ) -> Tensor:
+        d_BNLD = dict(zip("qkv", self._backward(do, heads, a_RC, kept, batch), strict=True))
+        return torch.cat([_rows(d_BNLD[each]) for each in order], dim=1)
 
     def caption_backward(
         self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int
@@ -179,11 +194,11 @@ class Blockwise:
     def _backward(
         self, do: Tensor, heads: tuple[Tensor, ...], a_RC: Tensor, kept: Any, batch: int
     ) -> tuple[Tensor, ...]:
-        if do.device.type != "cpu":
+        if self._choice is not None:
             o_BNLD, *leaves = kept
             return tuple(torch.autograd.grad(o_BNLD, leaves, do))
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        return tuple(backward(do, *heads, *self._split(a_RC, 1, batch), *kept, 0.0, False))
+        return tuple(backward(do, *heads, *self._split(a_RC, 1, batch), *kept, 0.0, self._causal))
 
 
 def _rows(x_BNLD: Tensor) -> Tensor:
@@ -192,8 +207,17 @@ def _rows(x_BNLD: Tensor) -> Tensor:
 
 
 def attention_for(
-    heads: int, q_tokens: int, k_tokens: int, channels: int, device: torch.device, keep: bool, choice: Choice
+    heads: int,
+    q_tokens: int,
+    k_tokens: int,
+    channels: int,
+    device: torch.device,
+    keep: bool,
+    choice: Choice,
+    causal: bool = False,
 ) -> Attention:
     """The form for a size. `keep` says that speed comes before memory."""
-    whole = keep and device.type == "cpu" and q_tokens * k_tokens * channels <= WHOLE_LIMIT
-    return Whole(heads) if whole else Blockwise(heads, choice)
+    if device.type != "cpu":
+        return Blockwise(heads, choice, causal)
+    whole = keep and q_tokens * k_tokens * channels <= WHOLE_LIMIT
+    return Whole(heads, causal) if whole else Blockwise(heads, None, causal)

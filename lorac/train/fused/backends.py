@@ -24,8 +24,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lorac.errors import InputError
 
-Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`softmax(q kᵀ / √D) v` of (B, N, L, D), (B, N, S, D) and (B, N, S, D), under autograd: (B, N, L, D)."""
+Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+"""`softmax(q kᵀ / √D) v` of (B, N, L, D), (B, N, S, D) and (B, N, S, D), under autograd: (B, N, L, D). The last
+argument says that it is causal: a query sees the keys up to its own place."""
 
 MATH_LIMIT = 2**19
 """Most numbers of a picture's softmax, N · L · S, for which `auto` tries `math`: those of 8 heads at 16 × 16. It keeps
@@ -47,28 +48,30 @@ class Size(NamedTuple):
     channels: int
     dtype: torch.dtype
     device: torch.device
+    causal: bool = False
 
     def __str__(self) -> str:
-        kind = str(self.dtype).removeprefix("torch.")
+        kind = "causal, " * self.causal + str(self.dtype).removeprefix("torch.")
         return f"{self.queries}×{self.keys}, {self.heads}·{self.channels}, batch {self.batch}, {kind}"
 
 
-def _of_torch(q_BNLD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q_BNLD, k_BNSD, v_BNSD)
+def _of_torch(q_BNLD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor, causal: bool) -> Tensor:
+    return F.scaled_dot_product_attention(q_BNLD, k_BNSD, v_BNSD, is_causal=causal)
 
 
 def _pinned(backend: SDPBackend) -> Kernel:
-    def attend(q_BNLD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor) -> Tensor:
+    def attend(q_BNLD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor, causal: bool) -> Tensor:
         with sdpa_kernel(backend):
-            return F.scaled_dot_product_attention(q_BNLD, k_BNSD, v_BNSD)
+            return _of_torch(q_BNLD, k_BNSD, v_BNSD, causal)
 
     return attend
 
 
-def _of_xformers(q_BNLD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor) -> Tensor:
-    from xformers.ops import memory_efficient_attention
+def _of_xformers(q_BNLD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor, causal: bool) -> Tensor:
+    from xformers.ops import LowerTriangularMask, memory_efficient_attention
 
-    o_BLND: Tensor = memory_efficient_attention(*(x.transpose(1, 2) for x in (q_BNLD, k_BNSD, v_BNSD)))
+    rows = (x.transpose(1, 2) for x in (q_BNLD, k_BNSD, v_BNSD))
+    o_BLND: Tensor = memory_efficient_attention(*rows, attn_bias=LowerTriangularMask() if causal else None)
     return o_BLND.transpose(1, 2)
 
 
@@ -110,16 +113,16 @@ class Choice:
         self.chosen: dict[str, str] = {}
         self._known: dict[Size, Kernel] = {}
 
-    def attend(self, q_BNLD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor) -> Tensor:
-        return self._kernel(q_BNLD, k_BNSD)(q_BNLD, k_BNSD, v_BNSD)
+    def attend(self, q_BNLD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor, causal: bool) -> Tensor:
+        return self._kernel(q_BNLD, k_BNSD, causal)(q_BNLD, k_BNSD, v_BNSD, causal)
 
-    def _kernel(self, q_BNLD: Tensor, k_BNSD: Tensor) -> Kernel:
+    def _kernel(self, q_BNLD: Tensor, k_BNSD: Tensor, causal: bool) -> Kernel:
         if q_BNLD.device.type != "cuda":  # without numbers, as on a card
             return _of_torch
         if self.wanted != "auto":
             return KERNELS[self.wanted]
         batch, heads, queries, channels = q_BNLD.shape
-        size = Size(batch, heads, queries, k_BNSD.shape[2], channels, q_BNLD.dtype, q_BNLD.device)
+        size = Size(batch, heads, queries, k_BNSD.shape[2], channels, q_BNLD.dtype, q_BNLD.device, causal)
         if size not in self._known:
             if torch.cuda.is_current_stream_capturing():
                 return _of_torch
@@ -137,15 +140,15 @@ def fastest(size: Size) -> str:
 
 def timed(size: Size, names: Iterable[str]) -> dict[str, float]:
     """Milliseconds, forward and backward, of those kernels that can be had for a size and are right."""
-    q, k, v = numbers(size)
-    expected = results("sdpa", q, k, v)
+    given = (*numbers(size), size.causal)
+    expected = results("sdpa", *given)
     found = {}
     for name in names:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")  # torch says why a kernel cannot be used
             try:
-                if agree(expected, results(name, q, k, v)):
-                    found[name] = milliseconds(name, q, k, v)
+                if agree(expected, results(name, *given)):
+                    found[name] = milliseconds(name, *given)
             except (RuntimeError, ImportError, OSError, NotImplementedError, ValueError):
                 continue  # not for this card, size or installation
     return found
@@ -174,12 +177,12 @@ def numbers(size: Size) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def results(name: str, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+def results(name: str, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, ...]:
     """(output, gradients of q, k and v) where the output's own is `q`."""
     with torch.enable_grad():
-        leaves = tuple(x.detach().requires_grad_() for x in (q, k, v))
-        o_BNLD = KERNELS[name](*leaves)
-        return o_BNLD.detach(), *torch.autograd.grad(o_BNLD, leaves, q)
+        leaves = q, k, v = [x.detach().requires_grad_() for x in (q, k, v)]
+        o_BNLD = KERNELS[name](q, k, v, causal)
+        return o_BNLD.detach(), *torch.autograd.grad(o_BNLD, leaves, q.detach())
 
 
 def agree(expected: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> bool:
@@ -190,11 +193,11 @@ def agree(expected: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> bool:
     )
 
 
-def milliseconds(name: str, q: Tensor, k: Tensor, v: Tensor) -> float:
+def milliseconds(name: str, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> float:
     """For one pass forward and backward: a card's own time, or what has gone by on a CPU."""
     for _ in range(WARM):
-        results(name, q, k, v)
-    return elapsed(lambda: results(name, q, k, v), q.device)
+        results(name, q, k, v, causal)
+    return elapsed(lambda: results(name, q, k, v, causal), q.device)
 
 
 def elapsed(work: Callable[[], object], device: torch.device) -> float:

@@ -124,13 +124,16 @@ class Fused:
         layers = text_encoder.text_model.encoder.layers
         for i, layer in enumerate(layers):
             find = self._below("text_encoder", text_encoder, f"text_model.encoder.layers.{i}")
-            layers[i] = TextLayer(self._graph, FusedTextLayer(layer, text_encoder.config.heads, find, self.recompute))
+            heads = text_encoder.config.heads
+            fused = FusedTextLayer(layer, heads, find, self.recompute, self.attention)
+            layers[i] = TextLayer(self._graph, fused)
 
     def _fuse_unet(self, unet: UNet) -> None:
         graph, more = self._graph, (self.scratch, self._switches)
         # All layers are found before the first stand-in hides some.
         transformers = {path: self._transformer(unet, path) for path in _transformers(unet)}
         captions = self._captions(unet, list(transformers))
+        unet.join_time_projections()
         unet.conv_out = Convolution(graph, FusedConvolution(unet.conv_out, *more))  # type: ignore[assignment]
         for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
             for i, resnet in enumerate(block.resnets):

@@ -1,30 +1,24 @@
 """A layer of the CLIP text encoder with its LoRA as one differentiable operation; see `transformer.py`.
 
-Shape suffixes: B batch, L = 77 tokens, C channels, R = B · L rows, F channels of the MLP, M heads of all batches.
+Shape suffixes: B batch, L = 77 tokens, C channels, R = B · L rows, F channels of the MLP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorac.train.fused.attention import attend, attend_backward, join_heads, split_heads
+from lorac.train.fused.attention import Attention, attention_for
+from lorac.train.fused.backends import Choice
 from lorac.train.fused.norms import layer_norm, layer_norm_backward
 from lorac.train.switches import Recompute
 
 QUICK = 1.702
 """CLIP's activation is `x · sigmoid(1.702 x)`, which is `silu(1.702 x) / 1.702`."""
-
-
-@cache
-def causal_mask(tokens: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What is added to scores: nothing on and below the diagonal, −∞ above it."""
-    return torch.full((tokens, tokens), -torch.inf, dtype=dtype, device=device).triu_(1)
 
 
 class FusedTextLayer:
@@ -35,13 +29,20 @@ class FusedTextLayer:
         module: nn.Module,
         head_count: int,
         adapted: Callable[[str, int], Any],
-        recompute: Recompute = Recompute.NOTHING,
+        recompute: Recompute,
+        choice: Choice,
     ) -> None:
         self.norms: tuple[Any, Any] = (module.layer_norm1, module.layer_norm2)
-        self.heads = head_count
+        self.heads, self.choice = head_count, choice
         self.kvq, self.out = adapted("self_attn.k_proj", 3), adapted("self_attn.out_proj", 1)
         self.fc1, self.fc2 = adapted("mlp.fc1", 1), adapted("mlp.fc2", 1)
         self.keep, self.again = recompute < Recompute.ELEMENTWISE, recompute >= Recompute.TRANSFORMER
+
+    def _form(self, x_BLC: Tensor) -> Attention:
+        _, tokens, channels = x_BLC.shape
+        return attention_for(
+            self.heads, tokens, tokens, channels, x_BLC.device, keep=True, choice=self.choice, causal=True
+        )
 
     def forward(self, x_BLC: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """(output like `x_BLC`, what backward needs)."""
@@ -49,12 +50,11 @@ class FusedTextLayer:
         return y_BLC, (x_BLC,) if self.again else saved
 
     def _forward(self, x_BLC: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
-        batch, tokens, _ = x_BLC.shape
+        form, batch = self._form(x_BLC), len(x_BLC)
         h1_RC = x_BLC.flatten(0, 1)
         n1_RC, stats1 = layer_norm(self.norms[0], h1_RC)
-        k, v, q = split_heads(self.kvq.columns(n1_RC), 3, self.heads, batch)
-        o_MDL, p = attend(q, k, v, causal_mask(tokens, x_BLC.dtype, x_BLC.device))
-        a_RC = join_heads(o_MDL[None], batch).t()
+        k, v, q = form.project(self.kvq, n1_RC, 3, batch)
+        a_RC, kept = form.mix((q, k, v), batch)
         h2_RC = self.out.rows(a_RC, h1_RC)
 
         n2_RC, stats2 = layer_norm(self.norms[1], h2_RC)
@@ -62,24 +62,22 @@ class FusedTextLayer:
         f_RF = _activation(u_RF)
         y_RC = self.fc2.rows(f_RF, h2_RC)
         again = (n1_RC, n2_RC, f_RF) if self.keep else (None, None, None)
-        return y_RC.view(x_BLC.shape), (h1_RC, stats1, (q, k, v, p), a_RC, h2_RC, stats2, u_RF, again)
+        return y_RC.view(x_BLC.shape), (h1_RC, stats1, (q, k, v), kept, a_RC, h2_RC, stats2, u_RF, again)
 
     def backward(self, saved: tuple[Any, ...], dy_BLC: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None]:
         """The gradient of `x_BLC`; the lowest layer's input, the embeddings, needs none."""
         if self.again:
             _, saved = self._forward(*saved)
-        h1_RC, stats1, (q, k, v, p), a_RC, h2_RC, stats2, u_RF, (n1_RC, n2_RC, f_RF) = saved
-        batch = dy_BLC.shape[0]
+        h1_RC, stats1, (q, k, v), kept, a_RC, h2_RC, stats2, u_RF, (n1_RC, n2_RC, f_RF) = saved
+        form, batch = self._form(dy_BLC), len(dy_BLC)
         dh_RC = dy_BLC.flatten(0, 1)
         df_RF = self.fc2.backward(_activation(u_RF) if f_RF is None else f_RF, dh_RC)
         du_RF: Tensor = torch.ops.aten.silu_backward(df_RF, u_RF)
         n2_RC = layer_norm(self.norms[1], h2_RC)[0] if n2_RC is None else n2_RC
         dh_RC = layer_norm_backward(self.norms[1], self.fc1.backward(n2_RC, du_RF), h2_RC, stats2, dh_RC)
 
-        (do_MDL,) = split_heads(self.out.backward_columns(a_RC, dh_RC), 1, self.heads, batch)
-        dkvq_KMDL = q.new_empty(3, *q.shape)
-        attend_backward(do_MDL, q, k, v, p, (dkvq_KMDL[2], dkvq_KMDL[0], dkvq_KMDL[1]))
-        dkvq_RO = join_heads(dkvq_KMDL, batch).t()
+        do = form.gradient(self.out, a_RC, dh_RC, batch)
+        dkvq_RO = form.own_backward(do, (q, k, v), a_RC, kept, batch, order="kvq")
         n1_RC = layer_norm(self.norms[0], h1_RC)[0] if n1_RC is None else n1_RC
         if not needs[0]:
             self.kvq.record(n1_RC, dkvq_RO)

@@ -158,7 +158,8 @@ class _Pass:
         c, f = sizes.text, sizes.text_inner
         if level >= Recompute.TRANSFORMER:
             return r * c
-        softmax = self._samples * self._run.chunks * sizes.text_heads * TOKENS**2
+        sums = 4 * r * sizes.text_heads // self._run.element
+        softmax = sums if self._run.cuda else r * sizes.text_heads * TOKENS
         kept = r * (6 * c + f) + softmax  # h1, q k v, a, h2, u
         return kept if level >= Recompute.ELEMENTWISE else kept + r * (2 * c + f)  # n1, n2, f
 
