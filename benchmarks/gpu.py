@@ -74,7 +74,7 @@ def main() -> None:
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     print(f"device: {device}" if device else "no CUDA device: nothing to run", flush=True)
     wanted = sys.argv[2:] or [part.name for part in PARTS]
-    parts = run([part for part in PARTS if part.name in wanted] if device else ())
+    parts = run([part for part in PARTS if part.name in wanted] if device else (), out)
     facts = {
         "benchmark": "gpu",
         "device": device or "no CUDA",
@@ -101,8 +101,9 @@ def hand_over(out: Path, results: Path = RESULTS, page: Path = OWN) -> None:
                 shutil.copy(results / f"{name}.json", out)
 
 
-def run(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
-    """Each part with its exit code (124: it took too long), seconds and last lines; or why it was left out."""
+def run(parts: Sequence[Part], out: Path) -> dict[str, dict[str, Any]]:
+    """Each part with its exit code (124: it took too long), seconds and last lines; or why it was left out. All that a
+    part said that failed goes into a file in `out`."""
     found: dict[str, dict[str, Any]] = {}
     started = time.monotonic()
     for part in parts:
@@ -112,12 +113,12 @@ def run(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
         elif left < part.seconds / 2:
             found[part.name] = {"left_out": "no time left"}
         else:
-            found[part.name] = _run(part, min(part.seconds, left))
+            found[part.name] = _run(part, min(part.seconds, left), out)
         print(f"{part.name}: {found[part.name].get('left_out', found[part.name])}", flush=True)
     return found
 
 
-def _run(part: Part, limit: float) -> dict[str, Any]:
+def _run(part: Part, limit: float, out: Path) -> dict[str, Any]:
     begun = time.monotonic()
     command = [sys.executable, *part.arguments]
     # In a group of its own: a part's children must not go on beside the next part.
@@ -129,6 +130,9 @@ def _run(part: Part, limit: float) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         said, code = child.communicate()[0], 124
+    if code:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"gpu-{re.sub('[^a-z0-9]+', '-', part.name)}.log").write_bytes(said)
     lines = said.decode("utf-8", "replace").splitlines()
     return {"exit_code": code, "seconds": round(time.monotonic() - begun, 1), "said": lines[-LINES:]}
 

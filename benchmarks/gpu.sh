@@ -6,10 +6,10 @@
 # It installs nothing and reaches for nothing outside. Torch must be there; what else is missing is taken from .wheels,
 # which `bash benchmarks/wheels.sh` fills on a machine with a network. Each part has a time limit and may fail without
 # stopping the next. Writes gpu.json into OUT, by default benchmarks/results: the device, driver, versions, and of each
-# part its exit code, seconds and last lines. The figures go to the usual files of benchmarks/results, under cases that
-# end in "-cuda", and from there into a table of benchmarks/README.md; if OUT is another folder, copies of both go there.
-# With PARTS, only those run. The exit code is 1 if a part failed. Without a card it says so, writes gpu.json all the
-# same, and ends with 0.
+# part its exit code, seconds and last lines; beside it, all that was said by parts that failed. The figures go to the
+# usual files of benchmarks/results, under cases that end in "-cuda", and from there into a table of
+# benchmarks/README.md; if OUT is another folder, copies of both go there. With PARTS, only those run. The exit code is 1
+# if a part failed. Without a card it says so, writes gpu.json all the same, and ends with 0.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1

@@ -192,14 +192,19 @@ def test_what_was_measured_is_handed_over(tmp_path: Path) -> None:
     assert "50.0 LoRA-steps/s" in made and made in page.read_text("utf-8")
 
 
-def test_parts_that_fail_or_take_too_long_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [gpu.Part("bad", ("-c", "raise SystemExit(3)"), 60)]
-    parts += [gpu.Part("long", ("-c", "import time; time.sleep(60)"), 1), gpu.Part("good", ("-c", "print('yes')"), 60)]
-    found = gpu.run(parts)
-    assert [found[name]["exit_code"] for name in ("bad", "long", "good")] == [3, 124, 0]
+def test_parts_that_fail_or_take_too_long_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [gpu.Part("bad", ("-c", "print('first'); print('.\\n' * 99); raise SystemExit(3)"), 60)]
+    parts += [
+        gpu.Part("long, too", ("-c", "import time; time.sleep(60)"), 1),
+        gpu.Part("good", ("-c", "print('yes')"), 60),
+    ]
+    found = gpu.run(parts, tmp_path / "new")
+    assert [found[name]["exit_code"] for name in ("bad", "long, too", "good")] == [3, 124, 0]
     assert found["good"]["said"] == ["yes"]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"gpu-bad.log", "gpu-long-too.log"}
+    assert (tmp_path / "new" / "gpu-bad.log").read_text("utf-8").startswith("first")
     monkeypatch.setattr(gpu, "WHOLE", 10)
-    assert gpu.run(parts[-1:]) == {"good": {"left_out": "no time left"}}
+    assert gpu.run(parts[-1:], tmp_path) == {"good": {"left_out": "no time left"}}
 
 
 def test_what_is_not_measured_is_not_made_up(tmp_path: Path) -> None:
